@@ -1,0 +1,154 @@
+"""The pieces every network is built from: convolution, normalisation, activation, dropout, in 2D or 3D."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SettingsError
+
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVOLUTION = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORMS = ("batch", "instance", "none")
+LEAKY_SLOPE = 0.01
+_BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_CHANNEL_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with a learned scale and shift, fast in every memory format.
+
+    torch copies a channels-last map to channels-first and back for its own instance norm. An
+    instance norm is a batch norm of one sample, and batch norm is native in channels-last: so
+    such a map is normalised sample by sample. Forward and backward on 4x16x40x56x40 and two CPU
+    cores: 4.0 against 5.7 ms in bfloat16, 5.4 against 12.5 ms in float32.
+
+    It has no buffers, so that an EMA teacher has nothing but weights to average.
+
+    Parameters
+    ----------
+    n_channels : int
+        Number of channels C of the ``(B, C, *spatial)`` maps.
+    eps : float
+        Added to the variance.
+    """
+
+    def __init__(self, n_channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(n_channels))
+        self.bias = nn.Parameter(torch.zeros(n_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, *spatial)`` to the same shape, dtype and memory format."""
+        channels_last = _CHANNELS_LAST[x.ndim]
+        if x.is_contiguous(memory_format=channels_last) and not x.is_contiguous():
+            return torch.cat([self._normalise_one(sample) for sample in x.split(1)])
+        return torch.instance_norm(
+            x, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
+        )
+
+    def _normalise_one(self, sample: Tensor) -> Tensor:
+        return torch.batch_norm(
+            sample, self.weight, self.bias, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.numel()}, eps={self.eps}"
+
+
+def normalisation(kind: str, dimensions: int, n_channels: int) -> nn.Module:
+    """The normalisation layer called `kind` ("batch", "instance" or "none")."""
+    if kind == "batch":
+        return _BATCH_NORM[dimensions](n_channels)
+    if kind == "instance":
+        return InstanceNorm(n_channels)
+    if kind == "none":
+        return nn.Identity()
+    raise SettingsError(f"There is no normalisation called {kind!r}.", f"Choose one of {', '.join(NORMS)}.")
+
+
+def channel_dropout(dimensions: int, rate: float) -> nn.Module:
+    """Dropout of whole feature maps, or nothing at rate 0.
+
+    Neighbouring voxels of a feature map say nearly the same, so dropping single ones removes
+    little (Tompson et al., CVPR 2015); one random number a channel also costs nothing.
+    """
+    return _CHANNEL_DROPOUT[dimensions](rate) if rate > 0 else nn.Identity()
+
+
+class ConvolutionBlock(nn.Sequential):
+    """Convolution, normalisation, activation and dropout, in this order.
+
+    Dropout comes last, because a normalisation after it would undo its rescaling.
+
+    Parameters
+    ----------
+    dimensions : {2, 3}
+        Number of spatial axes.
+    n_in, n_out : int
+        Channels before and after.
+    kernel, stride : tuple of int
+        Size and step along each spatial axis; "same" padding.
+    norm : str
+        See `normalisation`.
+    activation : torch.nn.Module
+        For example ``nn.ReLU(inplace=True)``, or ``nn.Identity()`` for none.
+    dropout : float
+        Rate of `channel_dropout`.
+    bias : bool or None
+        Whether the convolution has a bias; None gives it one only when no normalisation follows.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        n_in: int,
+        n_out: int,
+        *,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...] | None = None,
+        norm: str = "instance",
+        activation: nn.Module | None = None,
+        dropout: float = 0.0,
+        bias: bool | None = None,
+    ):
+        padding = tuple((size - 1) // 2 for size in kernel)
+        super().__init__(
+            CONVOLUTION[dimensions](
+                n_in,
+                n_out,
+                kernel,
+                stride=stride or (1,) * dimensions,
+                padding=padding,
+                bias=norm == "none" if bias is None else bias,
+            ),
+            normalisation(norm, dimensions, n_out),
+            nn.LeakyReLU(LEAKY_SLOPE, inplace=True) if activation is None else activation,
+            channel_dropout(dimensions, dropout),
+        )
+
+
+def initialise(network: nn.Module) -> None:
+    """He's initialisation of every convolution: normal weights of variance 2 / fan-in, biases 0.
+
+    A transposed convolution whose kernel is its stride sends each voxel to places of its own, so
+    its fan-in is the number of its input channels.
+
+    References
+    ----------
+    He K. et al., "Delving Deep into Rectifiers", ICCV 2015.
+    """
+    for module in network.modules():
+        if isinstance(module, tuple(CONVOLUTION.values())):
+            fan_in = module.weight[0].numel()
+        elif isinstance(module, tuple(TRANSPOSED_CONVOLUTION.values())):
+            fan_in = module.in_channels
+        else:
+            continue
+        nn.init.normal_(module.weight, std=sqrt(2 / fan_in))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
