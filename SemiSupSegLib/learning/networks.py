@@ -1,5 +1,6 @@
 """Every network of this package by its name.
 
+>>> import torch
 >>> network = build_network("unet", dimensions=2, in_channels=1, n_classes=3, features=(8, 16))
 >>> network.divisor
 (2, 2)
@@ -8,8 +9,6 @@ torch.Size([1, 3, 6, 10])
 """
 
 from __future__ import annotations
-
-import torch
 
 from ..errors import SettingsError
 from .layers import NORMS

@@ -1,0 +1,452 @@
+"""The losses that the methods are made of, on annotated, masked or weighted voxels.
+
+Logits and probabilities are ``(B, C, *spatial)``, class labels ``(B, *spatial)`` with integers from
+0 (background) to C - 1 and 255 where nothing is annotated; 2D and 3D alike. Everything is computed
+in float32, also under autocast.
+
+A loss over a part of the voxels is a fraction, and a mean of fractions over processes isn't the
+fraction over all their voxels. So every loss here returns a `MaskedMean`: its ``value`` is what one
+process minimises, its ``across_processes().value`` what each of several does.
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional
+
+NOT_ANNOTATED = 255
+DICE_SMOOTH = 1e-5  # as in UA-MT and nnU-Net
+_SGRS_EPSILON = 1e-8  # spec of SGRS-Net, section 2.6
+
+
+class MaskedMean(NamedTuple):
+    """A loss as a fraction, so that it can be put together from the parts of several processes.
+
+    Attributes
+    ----------
+    numerator : torch.Tensor
+        Scalar sum of losses; carries the gradient.
+    denominator : torch.Tensor
+        Scalar count or sum of weights; carries none.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+    @property
+    def value(self) -> Tensor:
+        """The mean: a scalar with a gradient, exactly 0 when there was nothing to average."""
+        something = self.denominator > 0
+        return self.numerator / torch.where(something, self.denominator, torch.ones_like(self.denominator))
+
+    def across_processes(self) -> MaskedMean:
+        """This process's share of the mean over the voxels of all processes.
+
+        Distributed data parallel averages gradients over processes, and the shares' average is the
+        mean. Without an initialised process group nothing changes. Every process must call it.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self
+        total = self.denominator.detach().clone()
+        distributed.all_reduce(total)
+        return MaskedMean(self.numerator * distributed.get_world_size(), total)
+
+
+def partial_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    class_weight: Tensor | None = None,
+    present_only: bool = True,
+    smooth: float = DICE_SMOOTH,
+    ignore: int = NOT_ANNOTATED,
+) -> MaskedMean:
+    """Cross-entropy plus Dice on the annotated voxels of each case, averaged over cases.
+
+    The supervised loss of every method (``L_scr`` of SP3). Averaging over cases last keeps one
+    densely annotated case from outweighing many scribbled ones.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        ``(B, C, *spatial)``.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels, `ignore` where nothing is annotated.
+    class_weight : torch.Tensor, optional
+        ``(C,)``, see `partial_cross_entropy`.
+    present_only : bool
+        Whether Dice is averaged only over the classes annotated in the case, rather than all. The
+        Dice of an absent class is about 1 whatever the network does.
+    smooth : float
+        See `partial_dice`.
+    ignore : int
+        Label of voxels that don't count.
+
+    Returns
+    -------
+    MaskedMean
+        Over the cases that have annotated voxels.
+    """
+    _check_shapes(logits, target)
+    log_probabilities = _log_softmax(logits)
+    annotated = target != ignore
+    cross_entropy = _case_cross_entropy(log_probabilities, target, class_weight, 0.0, ignore)
+    dice = _case_dice(log_probabilities.exp(), target, annotated, smooth, present_only)
+    return _mean_over_cases(cross_entropy + dice, annotated)
+
+
+def partial_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore: int = NOT_ANNOTATED,
+) -> MaskedMean:
+    """Mean cross-entropy over the annotated voxels of each case, averaged over cases.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        ``(B, C, *spatial)``.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels, `ignore` where nothing is annotated.
+    weight : torch.Tensor, optional
+        ``(C,)`` weights of the classes; the mean over a case is weighted, as in torch. For a weight
+        a voxel see `weighted_cross_entropy`.
+    label_smoothing : float
+        The label gets 1 - e + e/C, every other class e/C.
+    ignore : int
+        Label of voxels that don't count.
+
+    Returns
+    -------
+    MaskedMean
+        Over the cases that have annotated voxels.
+    """
+    _check_shapes(logits, target)
+    losses = _case_cross_entropy(_log_softmax(logits), target, weight, label_smoothing, ignore)
+    return _mean_over_cases(losses, target != ignore)
+
+
+def partial_dice(
+    scores: Tensor,
+    target: Tensor,
+    *,
+    are_probabilities: bool = False,
+    present_only: bool = True,
+    smooth: float = DICE_SMOOTH,
+    ignore: int = NOT_ANNOTATED,
+) -> MaskedMean:
+    """Soft Dice loss over the annotated voxels of each case, averaged over classes, then cases.
+
+    For a class with probability p and label y in {0, 1}, over the annotated voxels,
+    ``1 - (2 sum(p y) + smooth) / (sum(p) + sum(y) + smooth)``.
+
+    Parameters
+    ----------
+    scores : torch.Tensor
+        ``(B, C, *spatial)`` logits, or probabilities if `are_probabilities`.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels, `ignore` where nothing is annotated.
+    are_probabilities : bool
+        Whether a softmax has been taken already.
+    present_only : bool
+        Whether to average only over the classes annotated in the case.
+    smooth : float
+        Keeps the fraction defined; a number of voxels.
+    ignore : int
+        Label of voxels that don't count.
+
+    Returns
+    -------
+    MaskedMean
+        Over the cases that have annotated voxels.
+    """
+    _check_shapes(scores, target)
+    probabilities = scores.float() if are_probabilities else _log_softmax(scores).exp()
+    annotated = target != ignore
+    return _mean_over_cases(_case_dice(probabilities, target, annotated, smooth, present_only), annotated)
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    label_smoothing: float = 0.0,
+    ignore: int = NOT_ANNOTATED,
+) -> MaskedMean:
+    """``sum(w CE) / sum(w)`` over all voxels of the batch (in ``L_pl`` of SP3).
+
+    With a mask for `weight` this is the mean cross-entropy over the mask (``L_UA`` and ``L_NN`` of
+    Embedding Matching).
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        ``(B, C, *spatial)``.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels; voxels labelled `ignore` weigh nothing.
+    weight : torch.Tensor
+        ``(B, *spatial)``, at least 0, or a mask. No gradient goes into it.
+    label_smoothing : float
+        See `partial_cross_entropy`.
+
+    Returns
+    -------
+    MaskedMean
+        Over the weights.
+    """
+    _check_shapes(logits, target, weight)
+    weight = torch.where(target != ignore, weight.detach().float(), 0.0)
+    losses = cross_entropy_map(logits, target, label_smoothing, ignore)
+    return MaskedMean((weight * losses).sum(), weight.sum())
+
+
+def weighted_dice(
+    probabilities: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    present_only: bool = False,
+    smooth: float = DICE_SMOOTH,
+    ignore: int = NOT_ANNOTATED,
+) -> MaskedMean:
+    """Soft Dice loss with a weight a voxel in all sums, averaged over classes, then cases.
+
+    ``1 - (2 sum(w p y) + smooth) / (sum(w p) + sum(w y) + smooth)`` (in ``L_pl`` of SP3).
+
+    Parameters
+    ----------
+    probabilities : torch.Tensor
+        ``(B, C, *spatial)``.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels; voxels labelled `ignore` weigh nothing.
+    weight : torch.Tensor
+        ``(B, *spatial)``, at least 0, or a mask. No gradient goes into it.
+    present_only, smooth, ignore
+        See `partial_dice`.
+
+    Returns
+    -------
+    MaskedMean
+        Over the cases that have weight.
+    """
+    _check_shapes(probabilities, target, weight)
+    weight = torch.where(target != ignore, weight.detach().float(), 0.0)
+    losses = _case_dice(probabilities.float(), target, weight, smooth, present_only)
+    return _mean_over_cases(losses, weight > 0)
+
+
+def masked_soft_dice(
+    probabilities: Tensor, target: Tensor, mask: Tensor, smooth: float, *, present_only: bool = False
+) -> MaskedMean:
+    """SGRS-Net's Dice loss over a region, averaged over all cases and classes.
+
+    ``1 - (2 TP + smooth) / (2 TP + FP + FN + smooth + 1e-8)`` for each case and class, background
+    included, with soft counts inside the mask. A case with an empty mask counts as 0.
+
+    Parameters
+    ----------
+    probabilities : torch.Tensor
+        ``(B, C, *spatial)``.
+    target : torch.Tensor
+        ``(B, *spatial)`` (pseudo-)labels.
+    mask : torch.Tensor
+        ``(B, *spatial)`` bool.
+    smooth : float
+        A number of voxels; the larger, the less a wrong region costs.
+    present_only : bool
+        Whether to average only over the classes that have a label or win a voxel in the mask; for
+        many classes.
+
+    Returns
+    -------
+    MaskedMean
+        Over all cases.
+    """
+    _check_shapes(probabilities, target, mask)
+    probabilities = probabilities.float()
+    losses = _case_dice(
+        probabilities, target, mask, smooth, present_only, epsilon=_SGRS_EPSILON, count_predicted=True
+    )
+    return MaskedMean(losses.sum(), losses.new_tensor(float(len(losses))))
+
+
+def consistency_mse(probabilities: Tensor, reference: Tensor, mask: Tensor | None = None) -> MaskedMean:
+    """Mean squared difference of two predictions over classes and the voxels of a mask.
+
+    Parameters
+    ----------
+    probabilities : torch.Tensor
+        ``(B, C, *spatial)``, the student's.
+    reference : torch.Tensor
+        ``(B, C, *spatial)``, the teacher's; no gradient goes into it.
+    mask : torch.Tensor, optional
+        ``(B, *spatial)`` bool, or weights.
+
+    Returns
+    -------
+    MaskedMean
+        Over the mask.
+    """
+    if probabilities.shape != reference.shape:
+        raise ValueError(
+            f"The predictions must have one shape, not {tuple(probabilities.shape)} and {tuple(reference.shape)}."
+        )
+    difference = (probabilities.float() - reference.detach().float()).square().mean(dim=1)
+    if mask is None:
+        return MaskedMean(difference.sum(), difference.new_tensor(float(difference.numel())))
+    _check_shapes(probabilities, mask)
+    weight = mask.detach().float()
+    return MaskedMean((weight * difference).sum(), weight.sum())
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> MaskedMean:
+    """Mean of a map ``(B, *spatial)`` over a mask, or weighted by weights, of the same shape."""
+    if values.shape != mask.shape:
+        raise ValueError(f"The mask has shape {tuple(mask.shape)}, the map {tuple(values.shape)}.")
+    weight = mask.detach().float()
+    return MaskedMean((weight * values.float()).sum(), weight.sum())
+
+
+def cross_entropy_map(
+    logits: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore: int = NOT_ANNOTATED
+) -> Tensor:
+    """Cross-entropy of every voxel, ``(B, *spatial)`` float32, 0 where the label is `ignore`."""
+    _check_shapes(logits, target)
+    return _cross_entropy_map(_log_softmax(logits), target, label_smoothing, ignore)
+
+
+def softmax_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the softmax of every voxel, in nats.
+
+    Embedding Matching averages it over dropout passes (the mean of entropies); UA-MT takes
+    `entropy` of the passes' mean probability, which is never smaller.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        ``(B, C, *spatial)``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, *spatial)`` float32 in [0, ln C].
+    """
+    log_probabilities = _log_softmax(logits)
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy over axis 1 of probabilities ``(B, C, ...)``, in nats; its gradient at 0 is infinite."""
+    return torch.special.entr(probabilities.float()).sum(dim=1)
+
+
+def ramp_sigmoid(t: float) -> float:
+    """``exp(-5 (1 - t)^2)``, from 0.0067 at t = 0 to 1 at t = 1 and constant outside.
+
+    Parameters
+    ----------
+    t : float
+        Fraction of the ramp that is over.
+
+    References
+    ----------
+    Laine S., Aila T., "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017.
+
+    Examples
+    --------
+    >>> round(ramp_sigmoid(0.5), 4)
+    0.2865
+    """
+    return exp(-5.0 * (1.0 - min(max(t, 0.0), 1.0)) ** 2)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return functional.log_softmax(logits.float(), dim=1)
+
+
+def _cross_entropy_map(
+    log_probabilities: Tensor, target: Tensor, label_smoothing: float, ignore: int
+) -> Tensor:
+    losses = functional.nll_loss(log_probabilities, target.long(), ignore_index=ignore, reduction="none")
+    if not label_smoothing:
+        return losses
+    uniform = torch.where(target != ignore, -log_probabilities.mean(dim=1), 0.0)
+    return (1.0 - label_smoothing) * losses + label_smoothing * uniform
+
+
+def _case_cross_entropy(
+    log_probabilities: Tensor,
+    target: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore: int,
+) -> Tensor:
+    """``(B,)`` mean cross-entropies over each case's annotated voxels, 0 without any."""
+    losses = _cross_entropy_map(log_probabilities, target, label_smoothing, ignore)
+    weight = (target != ignore).float()
+    if class_weight is not None:
+        known = torch.where(target != ignore, target, 0).long()
+        weight = weight * class_weight.to(losses)[known]
+        losses = losses * weight
+    total = weight.flatten(1).sum(dim=1)
+    return losses.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
+
+
+def _case_dice(
+    probabilities: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    smooth: float,
+    present_only: bool,
+    *,
+    epsilon: float = 0.0,
+    count_predicted: bool = False,
+) -> Tensor:
+    """``(B,)`` soft Dice losses over each case's voxels of positive weight, 0 without any.
+
+    Labels that are no class belong to none. The comparison with the classes is a bool map, a
+    quarter of the size of the probabilities, and reductions keep the result reproducible, which
+    scattered additions on a GPU are not.
+    """
+    n_classes = probabilities.shape[1]
+    classes = torch.arange(n_classes, device=target.device).view(-1, *(1,) * (target.ndim - 1))
+    weight = weight.float().unsqueeze(1)
+    truth = target.unsqueeze(1) == classes
+    weighted = probabilities * weight
+    overlap = torch.where(truth, weighted, 0.0).flatten(2).sum(dim=2)
+    true = torch.where(truth, weight, 0.0).flatten(2).sum(dim=2)
+    predicted = weighted.flatten(2).sum(dim=2)
+    total = predicted + true + smooth + epsilon
+    losses = 1.0 - (2.0 * overlap + smooth) / torch.where(total > 0, total, 1.0)
+
+    counted = torch.ones_like(true)
+    if present_only:
+        present = true > 0
+        if count_predicted:
+            wins = (probabilities.argmax(dim=1, keepdim=True) == classes) & (weight > 0)
+            present = present | wins.flatten(2).any(dim=2)
+        counted = present.float()
+    mean = (losses * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1.0)
+    return torch.where(weight.flatten(1).any(dim=1), mean, mean * 0.0)
+
+
+def _mean_over_cases(losses: Tensor, annotated: Tensor) -> MaskedMean:
+    counts = annotated.flatten(1).any(dim=1)
+    return MaskedMean(torch.where(counts, losses, losses * 0.0).sum(), counts.sum().float())
+
+
+def _check_shapes(logits: Tensor, *maps: Tensor) -> None:
+    """Refuse what would broadcast silently: a wrong mask once trained one case with another's."""
+    wanted = (logits.shape[0], *logits.shape[2:])
+    for each in maps:
+        if tuple(each.shape) != wanted:
+            raise ValueError(
+                f"Labels, masks and weights must have shape {wanted} for predictions of shape "
+                f"{tuple(logits.shape)}, not {tuple(each.shape)}."
+            )
