@@ -1,0 +1,45 @@
+"""What every test may use: the repository, and a fresh interpreter in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a fresh Python with the given arguments; by default in an empty folder, with nothing on its path.
+
+    ``path`` goes onto PYTHONPATH, everything else to `subprocess.run`.
+    """
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*arguments: object, path: Path | None = None, **options) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(path or ""), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+        options = {"cwd": elsewhere, "env": environment, "timeout": 300, **options}
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", **options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def installed_extension(tmp_path_factory) -> Path:
+    """The folder of scripted modules as CMake installs it from a fresh build folder, Slicer's own macros played."""
+    from slicer_cmake import install_extension
+
+    return install_extension(ROOT, tmp_path_factory.mktemp("installed extension"))
