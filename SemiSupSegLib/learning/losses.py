@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-NOT_ANNOTATED = 255
+from ..labels import IGNORE
+
 DICE_SMOOTH = 1e-5  # as in UA-MT and nnU-Net
 _SGRS_EPSILON = 1e-8  # spec of SGRS-Net, section 2.6
 
@@ -63,7 +64,7 @@ def partial_loss(
     class_weight: Tensor | None = None,
     present_only: bool = True,
     smooth: float = DICE_SMOOTH,
-    ignore: int = NOT_ANNOTATED,
+    ignore: int = IGNORE,
 ) -> MaskedMean:
     """Cross-entropy plus Dice on the annotated voxels of each case, averaged over cases.
 
@@ -104,7 +105,7 @@ def partial_cross_entropy(
     target: Tensor,
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
-    ignore: int = NOT_ANNOTATED,
+    ignore: int = IGNORE,
 ) -> MaskedMean:
     """Mean cross-entropy over the annotated voxels of each case, averaged over cases.
 
@@ -139,7 +140,7 @@ def partial_dice(
     are_probabilities: bool = False,
     present_only: bool = True,
     smooth: float = DICE_SMOOTH,
-    ignore: int = NOT_ANNOTATED,
+    ignore: int = IGNORE,
 ) -> MaskedMean:
     """Soft Dice loss over the annotated voxels of each case, averaged over classes, then cases.
 
@@ -177,7 +178,7 @@ def weighted_cross_entropy(
     target: Tensor,
     weight: Tensor,
     label_smoothing: float = 0.0,
-    ignore: int = NOT_ANNOTATED,
+    ignore: int = IGNORE,
 ) -> MaskedMean:
     """``sum(w CE) / sum(w)`` over all voxels of the batch (in ``L_pl`` of SP3).
 
@@ -213,7 +214,7 @@ def weighted_dice(
     *,
     present_only: bool = False,
     smooth: float = DICE_SMOOTH,
-    ignore: int = NOT_ANNOTATED,
+    ignore: int = IGNORE,
 ) -> MaskedMean:
     """Soft Dice loss with a weight a voxel in all sums, averaged over classes, then cases.
 
@@ -270,9 +271,7 @@ def masked_soft_dice(
     """
     _check_shapes(probabilities, target, mask)
     probabilities = probabilities.float()
-    losses = _case_dice(
-        probabilities, target, mask, smooth, present_only, epsilon=_SGRS_EPSILON, count_predicted=True
-    )
+    losses = _case_dice(probabilities, target, mask, smooth, present_only, epsilon=_SGRS_EPSILON, count_predicted=True)
     return MaskedMean(losses.sum(), losses.new_tensor(float(len(losses))))
 
 
@@ -313,9 +312,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> MaskedMean:
     return MaskedMean((weight * values.float()).sum(), weight.sum())
 
 
-def cross_entropy_map(
-    logits: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore: int = NOT_ANNOTATED
-) -> Tensor:
+def cross_entropy_map(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore: int = IGNORE) -> Tensor:
     """Cross-entropy of every voxel, ``(B, *spatial)`` float32, 0 where the label is `ignore`."""
     _check_shapes(logits, target)
     return _cross_entropy_map(_log_softmax(logits), target, label_smoothing, ignore)
@@ -370,9 +367,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return functional.log_softmax(logits.float(), dim=1)
 
 
-def _cross_entropy_map(
-    log_probabilities: Tensor, target: Tensor, label_smoothing: float, ignore: int
-) -> Tensor:
+def _cross_entropy_map(log_probabilities: Tensor, target: Tensor, label_smoothing: float, ignore: int) -> Tensor:
     losses = functional.nll_loss(log_probabilities, target.long(), ignore_index=ignore, reduction="none")
     if not label_smoothing:
         return losses

@@ -92,14 +92,11 @@ def build_network(
     if pooling_strides is None:
         pooling_strides = ((2,) * dimensions,) * (len(features) - 1)
     strides = tuple(tuple(stride) for stride in pooling_strides)
-    _check(
-        "features", features, len(features) >= 2 and min(features) >= 1, "two or more numbers of at least 1"
-    )
+    _check("features", features, len(features) >= 2 and min(features) >= 1, "two or more numbers of at least 1")
     _check(
         "pooling_strides",
         strides,
-        len(strides) == len(features) - 1
-        and all(len(stride) == dimensions and min(stride) >= 1 for stride in strides),
+        len(strides) == len(features) - 1 and all(len(stride) == dimensions and min(stride) >= 1 for stride in strides),
         f"{len(features) - 1} steps (one fewer than levels) of {dimensions} numbers of at least 1",
     )
     plan = NetworkPlan(

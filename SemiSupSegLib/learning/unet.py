@@ -119,9 +119,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, n_in, *spatial)`` to ``(B, n_out, *spatial / stride)``."""
         shortcut = self.pool(x, self.stride) if max(self.stride) > 1 else x
-        return functional.leaky_relu(
-            self.second(self.first(x)) + self.projection(shortcut), LEAKY_SLOPE, inplace=True
-        )
+        return functional.leaky_relu(self.second(self.first(x)) + self.projection(shortcut), LEAKY_SLOPE, inplace=True)
 
     def start_as_identity(self) -> None:
         """Set the last normalisation's scale to 0, so that the block begins as its shortcut."""

@@ -44,9 +44,7 @@ class VNet(SegmentationNetwork):
     def _convolutions(self, n_in: int, level: int) -> list[nn.Module]:
         n_out = self.plan.features[level]
         count = min(level + 1, _MOST_CONVOLUTIONS)
-        return [
-            self._block(n_out if i else n_in, n_out, kernel=self.plan.kernel(level)) for i in range(count)
-        ]
+        return [self._block(n_out if i else n_in, n_out, kernel=self.plan.kernel(level)) for i in range(count)]
 
     def _block(self, n_in: int, n_out: int, **shape: tuple[int, ...]) -> ConvolutionBlock:
         return ConvolutionBlock(

@@ -1,0 +1,64 @@
+"""What may be done to a label map after prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects, label
+
+
+def largest_component(mask: NDArray) -> NDArray:
+    """The largest 6-connected (in 2D 4-connected) component of a mask.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        ``(k, j, i)`` or ``(j, i)``; whatever isn't 0 belongs to the mask.
+
+    Returns
+    -------
+    numpy.ndarray
+        Bool, of the same shape. Of components of one size the first in array order; an empty mask
+        stays empty.
+
+    Examples
+    --------
+    >>> largest_component(np.array([[1, 0, 1, 1]])).astype(int)
+    array([[0, 0, 1, 1]])
+    """
+    mask = np.asarray(mask).astype(bool, copy=False)
+    components, n_components = label(mask)
+    if n_components < 2:
+        return mask.copy()
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return components == sizes.argmax()
+
+
+def keep_largest_components(labels: NDArray, classes: Iterable[int]) -> NDArray:
+    """A label map in which each of some classes keeps only its largest component.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        ``(k, j, i)`` or ``(j, i)`` class indices; not changed.
+    classes : iterable of int
+        The classes to clean. What they lose becomes background (0).
+
+    Returns
+    -------
+    numpy.ndarray
+        A new label map of the same type.
+    """
+    cleaned = np.array(labels)
+    boxes = find_objects(cleaned)
+    for index in set(classes):
+        box = boxes[index - 1] if 0 < index <= len(boxes) else None
+        if box is None:
+            continue
+        region = cleaned[box]
+        mask = region == index
+        region[mask & ~largest_component(mask)] = 0
+    return cleaned
