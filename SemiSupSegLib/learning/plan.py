@@ -1,0 +1,324 @@
+"""What the data and the device say about how to train: spacing, patch, normalisation, network, batch, precision.
+
+The idea is nnU-Net's (Isensee et al., Nat Methods 2021): rules, not guesses, and nothing tuned to one data set. A plan
+is plain data: it stands in ``run.json`` and ``model.json``, is shown to the user, and every part of it can be overridden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cohort import Cohort, Role
+from ..errors import ModelError
+from ..training_settings import TrainingSettings
+from ..volume import Volume, check_image, read_geometry, resample_image
+from .devices import free_bytes, prefers_bfloat16
+
+_CPU_PATCH_VOXELS = 90_000
+_CPU_PATCH_PIXELS = 160 * 160
+_GPU_PATCH_VOXELS = 112 * 112 * 80
+_GPU_PATCH_PIXELS = 512 * 512
+_GPU_BYTES_PER_VOXEL = 6_000  # activations of two patches of the default network, a guess on the safe side
+_PATCHES_PER_IMAGE = 2.5
+_MOST_COARSENING = 4.0
+_SMALLEST_POOLED = 8
+_FEWEST_SLICES = 8
+_SAMPLED_CASES = 20
+_SAMPLED_VOXELS = 20_000
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How grey values become numbers around 0.
+
+    ``kind`` is ``zscore`` (clip to the volume's own 0.1 and 99.9 percentiles, subtract its mean, divide by its standard
+    deviation; magnetic resonance and everything without a scale) or ``fixed`` (clip to ``low`` and ``high``, subtract
+    ``mean``, divide by ``std``, all taken from the cohort; computed tomography, whose values mean something).
+    """
+
+    kind: str = "zscore"
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Normalised copy, float32, of an image of any shape."""
+        image = np.asarray(image, dtype=np.float32)
+        if self.kind == "fixed":
+            return (np.clip(image, self.low, self.high) - self.mean) / self.std
+        low, high = np.percentile(image, (0.1, 99.9))
+        image = np.clip(image, low, high) if high > low else image
+        return (image - image.mean()) / max(float(image.std()), 1e-6)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a cohort is trained and predicted.
+
+    Attributes
+    ----------
+    dimensions : {2, 3}
+        Whether the network sees slices or volumes.
+    spacing : tuple of float
+        Voxel spacing that images are resampled to, (i, j, k), mm. In 2D the k spacing stays each case's own: 0.
+    patch : tuple of int
+        Patch size, (i, j, k), voxels; k is 1 in 2D.
+    batch_size : int
+        Annotated patches in a batch; as many unlabeled ones join them.
+    normalisation : Normalisation
+        Grey values.
+    precision : {"float32", "bfloat16"}
+        Number format of forward passes.
+    network, features, strides, norm, dropout, dropout_everywhere, deep_supervision
+        What `networks.build_network` takes; strides in array order (k, j, i), or (j, i) in 2D.
+    n_classes : int
+        Background included.
+    """
+
+    dimensions: int
+    spacing: tuple[float, float, float]
+    patch: tuple[int, int, int]
+    batch_size: int
+    normalisation: Normalisation
+    precision: str
+    network: str
+    features: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    norm: str
+    dropout: float
+    n_classes: int
+    dropout_everywhere: bool = False
+    deep_supervision: bool = False
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Patch shape in array order (k, j, i)."""
+        return self.patch[::-1]
+
+    @property
+    def array_spacing(self) -> tuple[float, float, float]:
+        """Spacing in array order (k, j, i); where 0 (2D), slices count as 1 mm apart."""
+        return tuple(value or 1.0 for value in self.spacing[::-1])
+
+    def training_spacing(self, own: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Spacing (i, j, k) that a case of a spacing of its own is resampled to."""
+        return tuple(planned or mine for planned, mine in zip(self.spacing, own, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Plan:
+        """The plan read back; raises `ModelError` where the text isn't one."""
+        try:
+            values = dict(body)
+            values["normalisation"] = Normalisation(**values["normalisation"])
+            for key in ("spacing", "patch", "features"):
+                values[key] = tuple(values[key])
+            values["strides"] = tuple(tuple(stride) for stride in values["strides"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError("The plan of this run or model can't be read.", "Train again.") from error
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the plan is derived from: the training images' grids and grey values.
+
+    Attributes
+    ----------
+    spacings, sizes : numpy.ndarray
+        ``(cases, 3)``, in order (i, j, k), mm and voxels.
+    intensities : numpy.ndarray
+        A sample of grey values of all cases, float32.
+    is_ct : bool
+        Whether the grey values look like Hounsfield units.
+    """
+
+    spacings: np.ndarray
+    sizes: np.ndarray
+    intensities: np.ndarray
+    is_ct: bool
+
+
+def read_fingerprint(cohort: Cohort, on_progress=lambda fraction, text: None) -> Fingerprint:
+    """The fingerprint of a cohort's training cases; grey values from at most twenty of them, annotated ones first."""
+    cases = [case for case in cohort.cases if case.role == Role.TRAIN]
+    geometries = [read_geometry(case.image) for case in cases]
+    cases.sort(key=lambda case: not case.labeled)
+    sampled = []
+    for index, case in enumerate(cases[:_SAMPLED_CASES]):
+        on_progress(index / min(len(cases), _SAMPLED_CASES), "Looking at the images")
+        volume = cohort.read_image(case)
+        check_image(volume, case.id)
+        values = volume.array.reshape(-1)
+        sampled.append(values[:: max(1, values.size // _SAMPLED_VOXELS)].astype(np.float32))
+    intensities = np.concatenate(sampled)
+    return Fingerprint(
+        spacings=np.array([geometry.spacing for geometry in geometries]),
+        sizes=np.array([geometry.size for geometry in geometries]),
+        intensities=intensities,
+        is_ct=bool(np.median([values.min() for values in sampled]) <= -500 and np.ptp(intensities) > 1000),
+    )
+
+
+def derive_plan(
+    fingerprint: Fingerprint,
+    settings: TrainingSettings,
+    n_classes: int,
+    device: torch.device,
+    *,
+    dropout: float = 0.0,
+    dropout_everywhere: bool = False,
+) -> Plan:
+    """The plan for a cohort, settings and a device.
+
+    Parameters
+    ----------
+    fingerprint : Fingerprint
+        What the training images look like.
+    settings : TrainingSettings
+        Its ``plan`` overrides what is derived here.
+    n_classes : int
+        Background included.
+    device : torch.device
+        Where it will be trained: patches are small on a CPU, and as large as memory allows on a GPU.
+    dropout, dropout_everywhere
+        What the method asks of the network where the user does not say otherwise.
+
+    Raises
+    ------
+    SettingsError
+        If overrides contradict the data.
+    """
+    chosen = settings.plan
+    native = np.median(fingerprint.spacings, axis=0)
+    extent = np.median(fingerprint.sizes * fingerprint.spacings, axis=0)
+    dimensions = chosen.dimensions or (2 if np.median(fingerprint.sizes[:, 2]) < _FEWEST_SLICES else 3)
+    budget = _patch_voxels(device, dimensions)
+    spacing = np.array(chosen.spacing) if chosen.spacing else _coarsened(native, extent, dimensions, budget)
+    size = np.maximum(1, np.rint(extent / spacing)).astype(int)
+    network = "unet" if chosen.network == "auto" else chosen.network
+    patch = np.array(chosen.patch) if chosen.patch else _largest_patch(spacing, size, dimensions, budget)
+    features = chosen.features or _features(network, device)
+    strides = _strides(patch, spacing, dimensions, network, len(features))
+    patch = _rounded_up(patch, strides)
+    precision = chosen.precision
+    if precision == "auto":
+        precision = "bfloat16" if prefers_bfloat16(device) else "float32"
+    norm = chosen.norm
+    if norm == "auto":
+        norm = "batch" if network == "vnet" else "instance"
+    return Plan(
+        dimensions=dimensions,
+        spacing=tuple(float(round(value, 4)) for value in (spacing if dimensions == 3 else (*spacing[:2], 0.0))),
+        patch=tuple(int(value) for value in patch),
+        batch_size=chosen.batch_size or (2 if dimensions == 3 else 8),
+        normalisation=_normalisation(fingerprint),
+        precision=precision,
+        network=network,
+        features=tuple(features[: len(strides) + 1]),
+        strides=strides,
+        norm=norm,
+        dropout=chosen.dropout if chosen.dropout is not None else (dropout or (0.5 if network == "vnet" else 0.0)),
+        n_classes=n_classes,
+        dropout_everywhere=dropout_everywhere,
+        deep_supervision=settings.deep_supervision,
+    )
+
+
+def prepare_image(volume: Volume, plan: Plan) -> Volume:
+    """A case's image on the plan's grid, normalised, float32."""
+    geometry = volume.geometry.with_spacing(plan.training_spacing(volume.geometry.spacing))
+    resampled = resample_image(volume, geometry)
+    return Volume(plan.normalisation(resampled.array), geometry)
+
+
+def _patch_voxels(device: torch.device, dimensions: int) -> int:
+    """How many voxels a patch may have so that a step is quick (CPU) or fits into memory (GPU)."""
+    if device.type == "cpu":
+        return _CPU_PATCH_VOXELS if dimensions == 3 else _CPU_PATCH_PIXELS
+    if dimensions == 2:
+        return _GPU_PATCH_PIXELS
+    free = free_bytes(device)
+    return _GPU_PATCH_VOXELS if free is None else min(_GPU_PATCH_VOXELS, free // _GPU_BYTES_PER_VOXEL)
+
+
+def _coarsened(native: np.ndarray, extent: np.ndarray, dimensions: int, patch_voxels: int) -> np.ndarray:
+    """Spacing at which a typical image is a few patches large, the finest axes coarsened first.
+
+    At most four times coarser than the images: beyond that small structures vanish.
+    """
+    axes = slice(0, dimensions)
+    finest = native[axes].min()
+    for target in finest * np.geomspace(1.0, _MOST_COARSENING, 65):
+        spacing = native.copy()
+        spacing[axes] = np.maximum(native[axes], target)
+        if np.prod((extent / spacing)[axes]) <= _PATCHES_PER_IMAGE * patch_voxels:
+            break
+    return spacing
+
+
+def _largest_patch(spacing: np.ndarray, size: np.ndarray, dimensions: int, voxels: int) -> np.ndarray:
+    """The largest box within the image that is as long in each direction, in mm, as the budget allows."""
+    axes = slice(0, dimensions)
+    low, high = 0.0, float((size * spacing)[axes].max())
+    for _ in range(40):
+        side = (low + high) / 2
+        if np.prod(np.minimum(size, side / spacing)[axes]) <= voxels:
+            low = side
+        else:
+            high = side
+    patch = np.ones(3, dtype=int)
+    patch[axes] = np.maximum(1, np.minimum(size, low / spacing))[axes].astype(int)
+    return patch
+
+
+def _features(network: str, device: torch.device) -> tuple[int, ...]:
+    if network == "vnet":
+        return (16, 32, 64, 128, 256)
+    return (16, 32, 64, 128) if device.type == "cpu" else (32, 64, 128, 256, 320)
+
+
+def _strides(
+    patch: np.ndarray, spacing: np.ndarray, dimensions: int, network: str, levels: int
+) -> tuple[tuple[int, ...], ...]:
+    """Halve the axes that are large enough and about as finely sampled as the finest (nnU-Net's rule)."""
+    axes = (2, 1, 0) if dimensions == 3 else (1, 0)
+    if network == "vnet":
+        return ((2,) * dimensions,) * (levels - 1)
+    left, current = patch.astype(float), spacing.copy()
+    strides = []
+    while len(strides) < levels - 1:
+        finest = min(current[axis] for axis in axes if left[axis] >= _SMALLEST_POOLED) if any(
+            left[axis] >= _SMALLEST_POOLED for axis in axes
+        ) else 0.0
+        stride = tuple(2 if left[axis] >= _SMALLEST_POOLED and current[axis] <= 2 * finest else 1 for axis in axes)
+        if max(stride) == 1:
+            break
+        for axis, step in zip(axes, stride, strict=True):
+            left[axis], current[axis] = left[axis] / step, current[axis] * step
+        strides.append(stride)
+    return tuple(strides) or ((1,) * dimensions,)
+
+
+def _rounded_up(patch: np.ndarray, strides: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """The patch with every axis a multiple of what the network pools by."""
+    divisor = np.ones(3, dtype=int)
+    product = np.prod(np.array(strides), axis=0)[::-1]
+    divisor[: len(product)] = product
+    return -(-patch // divisor) * divisor
+
+
+def _normalisation(fingerprint: Fingerprint) -> Normalisation:
+    if not fingerprint.is_ct:
+        return Normalisation()
+    low, high = np.percentile(fingerprint.intensities, (0.5, 99.5))
+    clipped = np.clip(fingerprint.intensities, low, high)
+    return Normalisation("fixed", float(low), float(high), float(clipped.mean()), float(clipped.std()) or 1.0)
