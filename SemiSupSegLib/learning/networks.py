@@ -64,8 +64,8 @@ def build_network(
     deep_supervision : bool
         Whether `forward_deep` also classifies the coarser decoder levels.
     dropout_everywhere : bool
-        Whether dropout follows every convolution but the classifier (Embedding Matching uses a
-        rate of 0.15 so), instead of only in the two places above.
+        Whether dropout follows every convolution but the classifier and the upsampling ones
+        (Embedding Matching: rate 0.15), instead of the two places above.
 
     Returns
     -------

@@ -32,7 +32,7 @@ class NetworkPlan:
     dropout : float
         Dropout rate, at the coarsest level and before the classifier.
     dropout_everywhere : bool
-        Whether every convolution but the classifier is followed by dropout instead.
+        Whether dropout follows every convolution instead, but the classifier and the upsampling ones.
     deep_supervision : bool
         Whether the coarser decoder levels have classifiers of their own.
     """
@@ -66,6 +66,14 @@ class NetworkPlan:
     def ends_dropout(self) -> float:
         """Dropout rate at the coarsest level and before the classifier."""
         return 0.0 if self.dropout_everywhere else self.dropout
+
+    def channels_into(self, level: int) -> int:
+        """Channels of what enters a level of the encoder."""
+        return self.features[level - 1] if level else self.in_channels
+
+    def stride_into(self, level: int) -> tuple[int, ...]:
+        """Step with which the encoder enters a level, 1 for the finest."""
+        return self.strides[level - 1] if level else (1,) * self.dimensions
 
     def kernel(self, level: int) -> tuple[int, ...]:
         """Size of the convolutions of a level: 3, but 1 across thick slices.

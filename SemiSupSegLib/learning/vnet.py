@@ -25,26 +25,25 @@ class VNet(SegmentationNetwork):
 
     def __init__(self, plan: NetworkPlan):
         super().__init__(plan)
-        features = plan.features
-        for level, n in enumerate(features):
+        for level, n in enumerate(plan.features):
             stage = nn.Sequential()
             if level:
-                stride = plan.strides[level - 1]
-                stage.append(self._block(features[level - 1], n, kernel=stride, stride=stride))
-            stage.extend(self._convolutions(plan.in_channels if not level else n, level))
+                stride = plan.stride_into(level)
+                stage.append(self._block(plan.channels_into(level), n, kernel=stride, stride=stride))
+            stage.extend(self._convolutions(level, n if level else plan.in_channels))
             self.encoder.append(stage)
         for level in reversed(range(plan.n_levels - 1)):
             self.upsamplings.append(self._upsampling(level))
-            self.decoder.append(nn.Sequential(*self._convolutions(features[level], level)))
+            self.decoder.append(nn.Sequential(*self._convolutions(level, plan.features[level])))
         self._finish()
 
     def _join(self, upsampled: Tensor, skip: Tensor) -> Tensor:
         return upsampled + skip
 
-    def _convolutions(self, n_in: int, level: int) -> list[nn.Module]:
-        n_out = self.plan.features[level]
-        count = min(level + 1, _MOST_CONVOLUTIONS)
-        return [self._block(n_out if i else n_in, n_out, kernel=self.plan.kernel(level)) for i in range(count)]
+    def _convolutions(self, level: int, n_in: int) -> list[nn.Module]:
+        n, kernel = self.plan.features[level], self.plan.kernel(level)
+        widths = [n_in, *[n] * (min(level + 1, _MOST_CONVOLUTIONS) - 1)]
+        return [self._block(width, n, kernel=kernel) for width in widths]
 
     def _block(self, n_in: int, n_out: int, **shape: tuple[int, ...]) -> ConvolutionBlock:
         return ConvolutionBlock(
