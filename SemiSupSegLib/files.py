@@ -203,6 +203,7 @@ _SENTENCES: dict[int, tuple[ErrorCode, str, str]] = {
     errno.EROFS: (ErrorCode.NOT_WRITABLE, "the disk is read-only", "Choose a folder on another disk."),
     errno.EISDIR: (ErrorCode.NOT_WRITABLE, "it is a folder", "Choose another name."),
     errno.ENOTDIR: (ErrorCode.MISSING_FILE, "a part of the path is a file", "Choose another folder."),
+    errno.EEXIST: (ErrorCode.NOT_WRITABLE, "something of this name is in the way", "Choose another name."),
     errno.ENAMETOOLONG: (ErrorCode.NOT_WRITABLE, "the path is too long", "Choose a folder with a shorter path."),
     errno.ENOENT: (ErrorCode.MISSING_FILE, "it doesn't exist", "Check the path; was it moved or deleted?"),
     errno.EMFILE: (ErrorCode.INTERNAL, "too many files are open", "Close other programs, then try again."),
