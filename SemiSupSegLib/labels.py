@@ -33,7 +33,7 @@ class SegmentClass:
     color : tuple of float, optional
         Red, green, blue in 0..1.
     terminology : str, optional
-        Slicer's terminology entry, serialized as in a segment's ``Segmentation.TerminologyEntry`` tag.
+        Slicer's terminology entry, serialized as in a segment's ``TerminologyEntry`` tag.
     value : int, optional
         Label value on disk in result files; the class index if 0 (not given).
     """

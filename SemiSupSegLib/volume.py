@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import itertools
 import math
 import os
 import sys
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +19,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from .errors import ErrorCode, SemiSupSegError, VolumeError
+from .files import explained, replace_atomically, temporary_beside
 from .labels import IGNORE
 from .nrrd_file import write_nrrd
 
@@ -273,23 +272,23 @@ def write_then_replace(path: Path, write: Callable[[Path], None]) -> None:
         ``NOT_WRITABLE`` or ``DISK_FULL``, naming the file. What stood at `path` before is still there then.
     """
     path = Path(path)
-    extension = extension_of(path) or path.suffix
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.tmp{extension}")
+    temporary = temporary_beside(path)
+    # SimpleITK chooses the format by the extension.
+    temporary = temporary.with_name(temporary.name + (extension_of(path) or path.suffix))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_itk():
+        with explained("write", path), _quiet_itk():
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
+        replace_atomically(temporary, path)
+    except RuntimeError as error:
         raise SemiSupSegError(
-            f"'{path}' can't be written: {_reason(error)}.",
-            "Free some space on this disk." if full else "Choose a folder that you may write to.",
-            code=ErrorCode.DISK_FULL if full else ErrorCode.NOT_WRITABLE,
+            f"Can't write '{path}': {_reason(error)}.",
+            "Save it as .nrrd, in a folder that you may write to.",
+            code=ErrorCode.NOT_WRITABLE,
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
 
 
 EXTENSIONS = (
