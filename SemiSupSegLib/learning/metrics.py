@@ -131,9 +131,10 @@ def asd(prediction: NDArray, truth: NDArray, spacing: Sequence[float] | None = N
 
 
 def assd(prediction: NDArray, truth: NDArray, spacing: Sequence[float] | None = None) -> float:
-    """Average symmetric surface distance: the mean of the two one-sided averages, as medpy's ``assd``.
+    """Average symmetric surface distance: the mean of both directed distance sets put together.
 
-    Parameters and errors as of `hd95`.
+    So medpy has it since 0.5; before, it was the mean of the two sets' means. Parameters and errors
+    as of `hd95`.
     """
     return SurfaceDistances.between(prediction, truth, spacing).assd
 

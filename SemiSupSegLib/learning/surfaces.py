@@ -30,7 +30,7 @@ class SurfaceDistances:
     asd : float
         Mean distance from the prediction's border to the truth's.
     assd : float
-        Mean of that and its reverse.
+        Mean of both directed distance sets put together.
     """
 
     hd95: float
@@ -76,11 +76,8 @@ class SurfaceDistances:
             diagonal = float(np.linalg.norm(np.asarray(volume_shape or truth.shape) * sampling))
             return cls(diagonal, diagonal, diagonal)
         there, back = _border_distances(prediction, truth, sampling)
-        return cls(
-            hd95=float(np.percentile(np.concatenate((there, back)), 95)),
-            asd=float(there.mean()),
-            assd=float((there.mean() + back.mean()) / 2),
-        )
+        both = np.concatenate((there, back))
+        return cls(hd95=float(np.percentile(both, 95)), asd=float(there.mean()), assd=float(both.mean()))
 
     @classmethod
     def unknown(cls) -> SurfaceDistances:

@@ -1,0 +1,60 @@
+"""Largest components: what stays is connected, and nothing larger goes."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.ndimage import label
+
+from SemiSupSegLib.learning.postprocessing import keep_largest_components, largest_component
+
+SIZES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES.flatmap(lambda size: hnp.arrays(bool, size)))
+def test_largest_component_is_one_component_that_none_exceeds(mask):
+    largest = largest_component(mask)
+    components, _ = label(mask)
+    sizes = np.bincount(components.ravel())[1:]
+    assert not (largest & ~mask).any()
+    assert label(largest)[1] == min(len(sizes), 1)
+    assert largest.sum() == max(sizes, default=0)
+    assert np.array_equal(largest_component(largest), largest)
+
+
+def test_voxels_that_touch_by_a_corner_are_not_connected():
+    mask = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])
+    assert np.array_equal(largest_component(mask), np.array([[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]], dtype=bool))
+
+
+def test_of_equal_components_the_first_stays():
+    assert largest_component(np.array([[1, 0, 1]])).tolist() == [[True, False, False]]
+
+
+def test_result_is_a_new_array():
+    mask = np.ones((2, 2), dtype=bool)
+    largest_component(mask)[0, 0] = False
+    assert mask.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SIZES.flatmap(lambda size: hnp.arrays(np.uint8, size, elements=st.integers(0, 3))),
+    st.sets(st.integers(1, 4)),
+)
+def test_each_chosen_class_keeps_its_largest_component_and_the_others_all(labels, classes):
+    before = labels.copy()
+    cleaned = keep_largest_components(labels, classes)
+    assert np.array_equal(labels, before)
+    assert cleaned.dtype == labels.dtype
+    for index in range(1, 4):
+        wanted = largest_component(labels == index) if index in classes else labels == index
+        assert np.array_equal(cleaned == index, wanted)
+
+
+def test_background_is_never_cleaned():
+    labels = np.array([[0, 1, 0]], dtype=np.uint8)
+    assert np.array_equal(keep_largest_components(labels, [0, 1]), labels)
