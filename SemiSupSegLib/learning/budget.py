@@ -1,0 +1,70 @@
+"""From minutes to iterations: a few steps of each phase are timed, and the number is then fixed for good."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from ..training_settings import TrainingSettings
+from .cases import TrainingCase
+from .plan import Plan
+from .trainer import Trainer
+
+_WARM_UP_STEPS = 3
+_TIMED_STEPS = 10
+_FEWEST_ITERATIONS = 50
+
+
+def planned_iterations(
+    settings: TrainingSettings,
+    plan: Plan,
+    device: torch.device,
+    cases: Sequence[TrainingCase],
+    on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> int:
+    """How many iterations the training has.
+
+    Where minutes were given, a throw-away training measures what steps cost with and without the unlabeled branch; the
+    time that this takes counts as training time.
+    """
+    if settings.budget_minutes is None:
+        return settings.iterations
+    begun = time.monotonic()
+    scratch = Trainer(settings, plan, device, cases, iterations=1_000_000)
+    shares = _phase_shares(scratch)
+    seconds = 0.0
+    for fraction, share in shares.items():
+        on_progress(fraction, "Measuring the speed of this computer")
+        seconds += share * _step_seconds(scratch, fraction)
+    left = settings.budget_minutes * 60 - (time.monotonic() - begun)
+    return max(_FEWEST_ITERATIONS, int(left / seconds))
+
+
+def _phase_shares(trainer: Trainer) -> dict[float, float]:
+    """A fraction of the training that stands for each kind of batch, and the share of steps that are of its kind."""
+    grid = np.linspace(0, 1, 200, endpoint=False)
+    kinds: dict[tuple[int, int], list[float]] = {}
+    for fraction in grid:
+        composition = trainer.method.composition(float(fraction))
+        kinds.setdefault((composition.labeled, composition.unlabeled), []).append(float(fraction))
+    return {fractions[-1]: len(fractions) / len(grid) for fractions in kinds.values()}
+
+
+def _step_seconds(trainer: Trainer, fraction: float) -> float:
+    for _ in range(_WARM_UP_STEPS):
+        trainer.step_at(fraction)
+    times = []
+    for _ in range(_TIMED_STEPS):
+        begun = time.monotonic()
+        trainer.step_at(fraction)
+        _wait_for(trainer.device)
+        times.append(time.monotonic() - begun)
+    return float(np.mean(times))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,177 @@
+"""The training cases on the plan's grid: compact, and resident on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cohort import Case, Cohort, Role
+from ..errors import CohortError, ErrorCode
+from ..labels import IGNORE
+from ..volume import Geometry, check_image, resample_labels
+from .plan import Plan, prepare_image
+
+_MOST_LISTED_VOXELS = 20_000
+
+
+@dataclass
+class TrainingCase:
+    """One case as training sees it; all arrays (k, j, i) on the plan's grid, on the device.
+
+    Attributes
+    ----------
+    id : str
+        The case's ID in the cohort.
+    geometry : Geometry
+        The grid.
+    image : torch.Tensor
+        Normalised grey values, float16.
+    annotation : torch.Tensor or None
+        Class indices, uint8, 255 where not annotated; None for a case that trains without annotation.
+    superpixels : torch.Tensor or None
+        Superpixel ids, int32, for methods that use them.
+    expanded : torch.Tensor or None
+        Annotation expanded over superpixels, uint8, for methods that use it.
+    """
+
+    id: str
+    geometry: Geometry
+    image: Tensor
+    annotation: Tensor | None = None
+    superpixels: Tensor | None = None
+    expanded: Tensor | None = None
+    voxels: dict[int, np.ndarray] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Array shape (k, j, i)."""
+        return tuple(self.image.shape)
+
+    @property
+    def outside(self) -> float:
+        """Grey value that patches get where they reach beyond the image: its darkest."""
+        return self._outside
+
+    def __post_init__(self):
+        self._outside = float(self.image.min())
+
+    def annotate(self, annotation: np.ndarray | None) -> None:
+        """Use an annotation, or another one than before, from the next patch on."""
+        if annotation is None:
+            self.annotation, self.voxels, self.counts = None, {}, {}
+            return
+        self.annotation = torch.from_numpy(annotation).to(self.image.device)
+        self.voxels, self.counts = _list_voxels(annotation)
+
+
+def load_training_cases(
+    cohort: Cohort,
+    plan: Plan,
+    device: torch.device,
+    *,
+    annotations: str,
+    unlabeled: bool,
+    on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> list[TrainingCase]:
+    """Every case of role *train* that a method can use.
+
+    Parameters
+    ----------
+    annotations : {"auto", "dense", "scribbles"}
+        Which annotation of a case that has both.
+    unlabeled : bool
+        Whether cases without annotation are wanted too.
+
+    Raises
+    ------
+    CohortError
+        With code ``no-annotation`` if no case has an annotated voxel, or only one class is annotated in all.
+    """
+    members = [case for case in cohort.cases if case.role == Role.TRAIN]
+    loaded = []
+    for index, member in enumerate(members):
+        on_progress(index / len(members), f"Loading {member.id}")
+        annotated = member.labeled and (member.scribble is not None or member.label is not None)
+        if annotated or unlabeled:
+            case = load_case(cohort, member, plan, device, annotations=annotations)
+            if case.annotation is not None or unlabeled:
+                loaded.append(case)
+    _check_annotations(loaded, annotations)
+    return loaded
+
+
+def load_case(
+    cohort: Cohort, member: Case, plan: Plan, device: torch.device, *, annotations: str = "auto"
+) -> TrainingCase:
+    """One case on the plan's grid."""
+    volume = cohort.read_image(member)
+    check_image(volume, member.id)
+    prepared = prepare_image(volume, plan)
+    case = TrainingCase(
+        member.id, prepared.geometry, torch.from_numpy(prepared.array).to(device=device, dtype=torch.float16)
+    )
+    case.annotate(read_annotation(cohort, member, prepared.geometry, annotations))
+    return case
+
+
+def read_annotation(cohort: Cohort, member: Case, geometry: Geometry, annotations: str) -> np.ndarray | None:
+    """A case's annotation on a grid, or None where there is no annotated voxel to train on."""
+    labels = cohort.read_training_annotation(member, prefer=annotations)
+    if labels is None:
+        return None
+    labels = resample_labels(labels, cohort.read_geometry(member), geometry)
+    return labels if (labels != IGNORE).any() else None
+
+
+def _check_annotations(cases: Iterable[TrainingCase], annotations: str) -> None:
+    annotated = [case for case in cases if case.annotation is not None]
+    if not annotated:
+        dense = annotations == "dense"
+        raise CohortError(
+            "No training case has a dense label." if dense else "No training case has an annotated voxel.",
+            "Add dense labels, or choose the method 'partial' or 'sp3' for scribbles."
+            if dense
+            else "Paint scribbles of every class, background too, on a few cases.",
+            code=ErrorCode.NO_ANNOTATION,
+        )
+    classes = {label for case in annotated for label in case.counts}
+    if len(classes) < 2:
+        raise CohortError(
+            "Only one class is annotated in all training cases.",
+            "Annotate the background and at least one structure.",
+            code=ErrorCode.NO_ANNOTATION,
+        )
+
+
+def _list_voxels(annotation: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, int]]:
+    """Flat indices of annotated voxels by class (a fixed sample of many), and how many there are."""
+    flat = annotation.reshape(-1)
+    voxels, counts = {}, {}
+    for label in np.unique(flat):
+        if label == IGNORE:
+            continue
+        found = np.flatnonzero(flat == label)
+        counts[int(label)] = found.size
+        step = -(-found.size // _MOST_LISTED_VOXELS)
+        voxels[int(label)] = found[::step]
+    return voxels, counts
+
+
+def superpixel_cache(cohort: Cohort, run_folder: Path) -> Path:
+    """Folder where superpixels are kept from run to run: beside the cohort where that can be written."""
+    if cohort.path is not None:
+        folder = Path(cohort.path).parent / ".semisupseg-cache"
+        try:
+            folder.mkdir(exist_ok=True)
+            return folder
+        except OSError:
+            pass
+    folder = run_folder / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,136 @@
+"""What a method is: what it needs, what it draws into a batch, its losses, and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...training_settings import TrainingSettings
+from ..losses import partial_loss, ramp_sigmoid
+from ..plan import Plan
+from ..sampling import Batch
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How many patches of annotated cases and of any case a batch has."""
+
+    labeled: int
+    unlabeled: int = 0
+
+
+@dataclass
+class Step:
+    """Everything that one training step of a method works with.
+
+    Attributes
+    ----------
+    labeled, unlabeled : Batch
+        Patches with annotation, and patches of unlabeled cases (None where the method asked for none).
+    student, teacher : callable
+        Image ``(B, 1, *spatial)`` to logits ``(B, C, *spatial)`` float32, in the planned precision. The teacher's
+        carry no gradient.
+    student_features, teacher_features : callable
+        The same, to (logits, embedding).
+    strong : callable
+        Image to image: random changes of intensity. Geometry was changed before, alike for student and teacher.
+    iteration, iterations : int
+        Steps done, and planned.
+    fraction : float
+        Share of the training that is done, 0..1.
+    numbers : numpy.random.Generator
+        This step's random numbers; torch's own generators are seeded for this step too.
+    """
+
+    labeled: Batch
+    unlabeled: Batch | None
+    student: Callable[[Tensor], Tensor]
+    teacher: Callable[..., Tensor]
+    student_features: Callable[[Tensor], tuple[Tensor, Tensor]]
+    teacher_features: Callable[..., tuple[Tensor, Tensor]]
+    strong: Callable[[Tensor], Tensor]
+    iteration: int
+    iterations: int
+    fraction: float
+    numbers: np.random.Generator
+
+
+@dataclass
+class Losses:
+    """A step's loss, and its parts as numbers for the curves."""
+
+    total: Tensor
+    parts: dict[str, Tensor | float]
+
+
+class Method:
+    """Base of all methods.
+
+    A subclass says what it needs in class attributes and writes `training_step`; the training loop owns the networks,
+    the optimiser, the teacher's average and the files.
+    """
+
+    name = ""
+    uses_unlabeled = False
+    uses_superpixels = False
+    trains_on = "auto"
+    """Which annotation of a case that has both: "auto" (its scribbles) or "dense"."""
+
+    def __init__(self, settings: TrainingSettings, plan: Plan):
+        self.settings = settings
+        self.plan = plan
+
+    @classmethod
+    def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
+        """What the method asks of the network: ``dropout`` and ``dropout_everywhere``, where it does."""
+        return {}
+
+    def composition(self, fraction: float) -> Composition:
+        """What the batch of a step at this fraction of the training holds."""
+        size = self.plan.batch_size
+        return Composition(size, size if self.uses_unlabeled and self.unlabeled_weight(fraction) > 0 else 0)
+
+    def unlabeled_weight(self, fraction: float) -> float:
+        """Weight 0..1 of the unlabeled branch: none until it starts, then a sigmoid ramp up to 1.
+
+        While it would be below 0.01 it is 0, and nothing is computed for it.
+        """
+        schedule = self.settings.schedule
+        if self.settings.warm_start:
+            return 1.0
+        if fraction < schedule.unlabeled_start or schedule.unlabeled_start >= 1:
+            return 0.0
+        if schedule.unlabeled_ramp == 0:
+            return 1.0
+        weight = ramp_sigmoid((fraction - schedule.unlabeled_start) / schedule.unlabeled_ramp)
+        return weight if weight >= 0.01 else 0.0
+
+    def training_step(self, step: Step) -> Losses:
+        """The losses of one step."""
+        raise NotImplementedError(f"{type(self).__name__} has no training step")
+
+    def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy and Dice on annotated voxels, a case at a time: the supervised loss of every method."""
+        return partial_loss(logits, batch.annotation).value
+
+    def state(self) -> dict[str, Any]:
+        """What must be kept from step to step, as plain JSON values."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
+def split(tensor: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The parts of a joint forward pass that belong to the labeled batch and to the rest."""
+    return tensor[: len(batch)], tensor[len(batch) :]
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities ``(B, C, *spatial)`` float32."""
+    return torch.softmax(logits.float(), dim=1)

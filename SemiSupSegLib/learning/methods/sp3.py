@@ -1,0 +1,215 @@
+"""SP3: superpixel-propagated pseudo-label learning for scribbles and unlabeled images.
+
+After Li, Zhao, Liu, Dai, Zhang, Song: "Superpixel-propagated pseudo-label learning for weakly semi-supervised medical
+image segmentation" (arXiv 2411.11636), of which only the abstract's three ideas were available: scribbles expanded over
+superpixels, a dynamic threshold that selects beneficial superpixels, and superpixel-level uncertainty. How they are
+worked out here is this project's own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...labels import IGNORE
+from ...method_settings import SP3Settings
+from ...training_settings import TrainingSettings
+from ..losses import partial_cross_entropy, weighted_cross_entropy, weighted_dice
+from ..plan import Plan
+from ..postprocessing import keep_largest_components
+from ..sampling import Batch
+from ..supervoxels import superpixel_mean
+from .base import Losses, Method, Step, softmax, split
+
+
+@dataclass(frozen=True)
+class Superpixels:
+    """What the teacher thinks of a batch's superpixels.
+
+    Attributes
+    ----------
+    probability : torch.Tensor
+        ``(n, C)``: P_s, the mean of the teacher's probabilities over a superpixel.
+    of_voxel : torch.Tensor
+        ``(B, *spatial)``: row of each voxel's superpixel, -1 outside the image.
+    """
+
+    probability: Tensor
+    of_voxel: Tensor
+
+    @property
+    def label(self) -> Tensor:
+        """c_s = argmax P_s, ``(n,)``."""
+        return self.probability.argmax(dim=1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """q_s = max P_s, ``(n,)``."""
+        return self.probability.amax(dim=1)
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """u_s = min(1, H(P_s) / ln 2), ``(n,)``: 1 for a superpixel half one class, half another."""
+        return (torch.special.entr(self.probability).sum(dim=1) / math.log(2)).clamp(0, 1)
+
+    def on_voxels(self, values: Tensor, outside: float) -> Tensor:
+        """A value of each superpixel ``(n,)`` spread over its voxels ``(B, *spatial)``."""
+        spread = values[self.of_voxel.clamp_min(0)]
+        return torch.where(self.of_voxel >= 0, spread, torch.full_like(spread, outside))
+
+    def touched(self, voxels: Tensor) -> Tensor:
+        """``(n,)`` bool: superpixels with at least one voxel of a mask ``(B, *spatial)``."""
+        rows = self.of_voxel[voxels & (self.of_voxel >= 0)]
+        found = torch.zeros(len(self.probability), dtype=torch.bool, device=rows.device)
+        found[rows] = True
+        return found
+
+
+class DynamicThreshold:
+    """tau_c: how confident a superpixel of class c must be, following how confident the teacher is.
+
+    ``tau_c <- m tau_c + (1 - m) mean{ q_s : c_s = c }`` over a batch's unscribbled superpixels, from 1/C on, clipped.
+    A class that no superpixel is predicted as keeps its threshold.
+    """
+
+    def __init__(self, n_classes: int, settings: SP3Settings):
+        self.settings = settings
+        self.tau = torch.full((n_classes,), 1.0 / n_classes, dtype=torch.float64)
+
+    def update(self, superpixels: Superpixels, counted: Tensor, momentum: float) -> None:
+        """Follow a batch; `counted` ``(n,)`` marks the superpixels without scribble."""
+        label, confidence = superpixels.label[counted], superpixels.confidence[counted].double()
+        n_classes = len(self.tau)
+        total = torch.zeros(n_classes, dtype=torch.float64, device=label.device).index_add_(0, label, confidence)
+        count = torch.bincount(label, minlength=n_classes)
+        mean = (total / count.clamp_min(1)).cpu()
+        followed = momentum * self.tau + (1 - momentum) * mean
+        self.tau = torch.where(count.cpu() > 0, followed, self.tau)
+
+    @property
+    def value(self) -> Tensor:
+        """The thresholds in force, ``(C,)``."""
+        if not self.settings.dynamic_threshold:
+            return torch.full_like(self.tau, self.settings.fixed_threshold)
+        return self.tau.clamp(self.settings.threshold_minimum, self.settings.threshold_maximum)
+
+    def beneficial(self, superpixels: Superpixels) -> Tensor:
+        """``(n,)`` bool: q_s >= tau_{c_s}."""
+        tau = self.value.to(superpixels.probability)
+        return superpixels.confidence >= tau[superpixels.label]
+
+
+class SP3(Method):
+    """Student and EMA teacher; expanded scribbles and refined, weighted pseudo-labels beside the scribbles.
+
+    ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`.
+    """
+
+    name = "sp3"
+    uses_unlabeled = True
+    uses_superpixels = True
+
+    def __init__(self, settings: TrainingSettings, plan: Plan):
+        super().__init__(settings, plan)
+        self.options = settings.sp3
+        self.threshold = DynamicThreshold(plan.n_classes, self.options)
+
+    def unlabeled_weight(self, fraction: float) -> float:
+        return super().unlabeled_weight(fraction) if self.options.pseudo_weight > 0 else 0.0
+
+    def training_step(self, step: Step) -> Losses:
+        weight = self.options.pseudo_weight * self.unlabeled_weight(step.fraction)
+        if weight == 0:
+            logits = step.student(step.strong(step.labeled.image))
+            return self._annotated_losses(logits, step.labeled)
+        batch = step.labeled.joined(step.unlabeled)
+        pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
+        logits = step.student(step.strong(batch.image))
+        losses = self._annotated_losses(split(logits, step.labeled)[0], step.labeled)
+        pseudo = (
+            weighted_cross_entropy(logits, pseudo_labels, certainty).value
+            + weighted_dice(softmax(logits), pseudo_labels, certainty).value
+        )
+        return Losses(losses.total + weight * pseudo, {**losses.parts, "pseudo": pseudo, **parts})
+
+    def _annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
+        """L_scr + l_e L_exp."""
+        scribbled = self.supervised(logits, batch)
+        if self.options.expansion_weight == 0:
+            return Losses(scribbled, {"supervised": scribbled})
+        expanded = partial_cross_entropy(logits, batch.expanded).value
+        total = scribbled + self.options.expansion_weight * expanded
+        return Losses(total, {"supervised": scribbled, "expanded": expanded})
+
+    @torch.no_grad()
+    def pseudo_labels(
+        self, teacher: Tensor, batch: Batch, step: Step
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor | float]]:
+        """Refined pseudo-labels and their weights.
+
+        In order of priority: scribble, expanded scribble, the class of a beneficial superpixel, the teacher's own.
+
+        Parameters
+        ----------
+        teacher : torch.Tensor
+            ``(B, C, *spatial)`` probabilities.
+
+        Returns
+        -------
+        labels : torch.Tensor
+            ``(B, *spatial)`` uint8.
+        certainty : torch.Tensor
+            ``(B, *spatial)`` float32: 1 - u_s, and 1 on annotated and expanded voxels.
+        parts : dict
+            Numbers for the curves.
+        """
+        superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
+        known = batch.expanded != IGNORE
+        self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
+        plain = teacher.argmax(dim=1).to(torch.uint8)
+        if self.options.largest_component:
+            plain = _largest_components(plain, self.plan.n_classes)
+        labels = plain
+        beneficial = self.threshold.beneficial(superpixels)
+        chosen = superpixels.on_voxels(beneficial, False)
+        if self.options.refinement:
+            labels = torch.where(chosen, superpixels.on_voxels(superpixels.label, 0).to(torch.uint8), labels)
+        certainty = torch.ones_like(teacher[:, 0])
+        if self.options.uncertainty_weights:
+            certain = 1 - superpixels.uncertainty
+            if self.options.uncertainty_form == "exponential":
+                certain = torch.exp(-superpixels.uncertainty)
+            certainty = superpixels.on_voxels(certain, 0.0)
+        if self.options.discard_others:
+            certainty = torch.where(chosen, certainty, torch.zeros_like(certainty))
+        parts = {
+            "beneficial": beneficial.float().mean(),
+            "changed": (labels != plain).float().mean(),
+            "certainty": certainty.mean(),
+            **{f"tau {index}": float(tau) for index, tau in enumerate(self.threshold.value)},
+        }
+        labels = torch.where(known, batch.expanded, labels)
+        labels = torch.where(batch.annotation != IGNORE, batch.annotation, labels)
+        certainty = torch.where(known, torch.ones_like(certainty), certainty)
+        return labels, certainty, parts
+
+    @staticmethod
+    def _momentum(iterations: int) -> float:
+        """m = min(0.99, 1 - 1/(0.02 N)), so that tau follows within a fiftieth of the training."""
+        return min(0.99, max(0.0, 1 - 1 / (0.02 * iterations)))
+
+    def state(self) -> dict[str, list[float]]:
+        return {"tau": self.threshold.tau.tolist()}
+
+    def load_state(self, state: dict[str, list[float]]) -> None:
+        self.threshold.tau = torch.tensor(state["tau"], dtype=torch.float64)
+
+
+def _largest_components(labels: Tensor, n_classes: int) -> Tensor:
+    """Each sample's labels ``(B, *spatial)`` with the largest component of each class only."""
+    cleaned = [keep_largest_components(each, range(1, n_classes)) for each in labels.cpu().numpy()]
+    return torch.from_numpy(np.stack(cleaned)).to(labels.device)

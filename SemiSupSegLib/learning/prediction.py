@@ -1,0 +1,285 @@
+"""Prediction: from an image on its own grid to labels, probabilities and uncertainty on that same grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..cohort import Cohort
+from ..errors import CohortError, SemiSupSegError
+from ..files import write_json_atomically
+from ..labels import LabelSchema
+from ..models import Model
+from ..segmentation_file import write_segmentation
+from ..training_settings import PredictionSettings
+from ..volume import Volume, check_image, read_volume, resample_probabilities, write_volume
+from .checkpoints import load_tensors
+from .devices import autocast, choose_device, prepare_process
+from .networks import SegmentationNetwork, build_network
+from .plan import Plan, prepare_image
+from .postprocessing import keep_largest_components
+from .sliding_window import sliding_window
+
+_SLAB_VOXELS = 4_000_000
+
+
+class Stopped(Exception):
+    """Raised inside a long prediction when its owner wants it to end."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image, all on the image's own grid, arrays (k, j, i).
+
+    Attributes
+    ----------
+    labels : numpy.ndarray
+        Class indices, uint8.
+    probabilities : numpy.ndarray or None
+        ``(C, k, j, i)`` float32.
+    uncertainty : numpy.ndarray or None
+        Entropy over the entropy of a coin, clipped to 0..1, float32.
+    score : float
+        Uncertainty of the case, 0..1: mean uncertainty over what is, or may be, a structure.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+    uncertainty: np.ndarray | None
+    score: float
+
+
+class Predictor:
+    """A trained network that predicts images.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In evaluation mode, on the device.
+    plan : Plan
+        How it wants its images.
+    device : torch.device
+        Where it computes.
+    settings : PredictionSettings
+        Overlap, mirroring, precision.
+    largest_component : tuple of int
+        Classes of which only the largest component is kept.
+    mirror : tuple of bool
+        Axes (i, j, k) that may be mirrored.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        plan: Plan,
+        device: torch.device,
+        settings: PredictionSettings | None = None,
+        largest_component: tuple[int, ...] = (),
+        mirror: tuple[bool, bool, bool] = (False, False, False),
+    ):
+        self.network = network
+        self.plan = plan
+        self.device = device
+        self.settings = settings or PredictionSettings()
+        self.largest_component = largest_component
+        self.mirror_axes = [2 - axis for axis, allowed in enumerate(mirror) if allowed and self.settings.mirroring]
+
+    @classmethod
+    def of_model(cls, model: Model, settings: PredictionSettings) -> Predictor:
+        """The predictor of a model on disk."""
+        device = choose_device(settings.device)
+        prepare_process(device, settings.threads)
+        plan = Plan.from_json(model.plan)
+        network = load_network(plan, model.weights_file(settings.network)).to(device)
+        components = {"auto": model.largest_component, "on": tuple(range(1, plan.n_classes)), "off": ()}
+        return cls(network, plan, device, settings, components[settings.largest_component], model.mirror)
+
+    def on_plan_grid(self, image: Tensor, on_window: Callable[[float], None] = lambda fraction: None) -> Tensor:
+        """Probabilities ``(C, k, j, i)`` of a prepared image ``(k, j, i)`` on the plan's grid."""
+        with torch.inference_mode():
+            return sliding_window(
+                image.float(),
+                self.plan.patch_shape,
+                self._forward,
+                self.plan.n_classes,
+                overlap=self.settings.overlap,
+                mirror_axes=self.mirror_axes,
+                batch_size=2 if self.plan.dimensions == 3 else 16,
+                on_window=on_window,
+            )
+
+    def __call__(
+        self, volume: Volume, on_window: Callable[[float], None] = lambda fraction: None, name: str = "The image"
+    ) -> Prediction:
+        """Predict an image on its own grid."""
+        check_image(volume, name)
+        prepared = prepare_image(volume, self.plan)
+        coarse = self.on_plan_grid(torch.from_numpy(prepared.array).to(self.device), on_window).cpu().numpy()
+        shape = volume.geometry.shape
+        labels = np.empty(shape, dtype=np.uint8)
+        probabilities = np.empty((len(coarse), *shape), dtype=np.float32) if self.settings.probability else None
+        uncertainty = np.empty(shape, dtype=np.float32) if self.settings.uncertainty else None
+        doubt, extent = 0.0, 0.0
+        for slab in _slabs(shape):
+            i, j = volume.geometry.size[:2]
+            part = volume.geometry.cropped((0, 0, slab.start), (i, j, slab.stop - slab.start))
+            fine = resample_probabilities(coarse, prepared.geometry, part)
+            labels[slab] = fine.argmax(axis=0)
+            entropy = binary_share_of_entropy(fine)
+            possible = fine[0] < 0.95
+            doubt += float(entropy[possible].sum())
+            extent += float(possible.sum())
+            if probabilities is not None:
+                probabilities[:, slab] = fine
+            if uncertainty is not None:
+                uncertainty[slab] = entropy
+        if self.largest_component:
+            labels = keep_largest_components(labels, self.largest_component)
+        return Prediction(labels, probabilities, uncertainty, doubt / extent if extent else 0.0)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        with autocast(self.device, self.plan.precision):
+            return self.network(to_memory_format(x))
+
+
+def binary_share_of_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """``min(1, H / ln 2)`` of probabilities ``(C, ...)``: 1 where two classes are equally likely, whatever C is."""
+    p = np.clip(probabilities, 1e-7, 1)
+    return np.minimum(1.0, -(p * np.log(p)).sum(axis=0) / math.log(2)).astype(np.float32)
+
+
+def build_planned_network(plan: Plan) -> SegmentationNetwork:
+    """A network of a plan's kind with freshly drawn weights, on the CPU."""
+    return build_network(
+        plan.network,
+        dimensions=plan.dimensions,
+        n_classes=plan.n_classes,
+        features=plan.features,
+        norm=plan.norm,
+        dropout=plan.dropout,
+        pooling_strides=plan.strides,
+        deep_supervision=plan.deep_supervision,
+        dropout_everywhere=plan.dropout_everywhere,
+    )
+
+
+def load_network(plan: Plan, weights: Path) -> SegmentationNetwork:
+    """A network of a plan's kind with the weights of a file, in evaluation mode."""
+    network = build_planned_network(plan)
+    load_weights(network, load_tensors(weights), str(weights))
+    return to_memory_format(network).eval()
+
+
+def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Put tensors by name into a network; raises `ModelError` where they don't fit."""
+    from ..errors import ModelError
+
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            f"The weights in '{source}' don't fit this network.", "Use a model that was trained with the same plan."
+        ) from error
+
+
+def to_memory_format(what: Tensor | nn.Module) -> Tensor | nn.Module:
+    """Channels last, which convolutions in bfloat16 like best; other tensors stay as they are."""
+    dimensions = what.plan.dimensions if isinstance(what, nn.Module) else what.dim() - 2
+    return what.to(memory_format=torch.channels_last_3d if dimensions == 3 else torch.channels_last)
+
+
+def write_prediction(
+    folder: Path, case: str, volume: Volume, prediction: Prediction, schema: LabelSchema, *, compress: bool = True
+) -> dict[str, Path]:
+    """Write a prediction's files; returns their paths by kind.
+
+    ``<case>.seg.nrrd``, and where computed ``<case>_probability_<class>.nrrd`` and ``<case>_uncertainty.nrrd``.
+    """
+    files = {"segmentation": folder / f"{case}.seg.nrrd"}
+    write_segmentation(files["segmentation"], prediction.labels, volume.geometry, schema, compress=compress)
+    if prediction.probabilities is not None:
+        for name, array in zip(schema.names, prediction.probabilities[1:], strict=True):
+            files[f"probability {name}"] = folder / f"{case}_probability_{_file_name(name)}.nrrd"
+            write_volume(files[f"probability {name}"], Volume(array, volume.geometry), compress=compress)
+    if prediction.uncertainty is not None:
+        files["uncertainty"] = folder / f"{case}_uncertainty.nrrd"
+        write_volume(files["uncertainty"], Volume(prediction.uncertainty, volume.geometry), compress=compress)
+    return files
+
+
+def predict_run(session):
+    """Do what a run of task *predict* asks for; one model load for any number of images.
+
+    Parameters
+    ----------
+    session : session.Session
+        Its request names the model, and a cohort with cases or loose images.
+    """
+    from .session import Outcome
+
+    request = session.request
+    settings = PredictionSettings.from_json(request.settings.get("prediction", {}))
+    model = Model.load(request.model)
+    predictor = Predictor.of_model(model, settings)
+    folder = Path(request.settings.get("out") or session.folder.predictions)
+    jobs = list(_jobs(request))
+    written, scores = [], {}
+    for index, (case, read) in enumerate(jobs):
+
+        def on_window(fraction: float, index: int = index, case: str = case) -> None:
+            if session.stop is not None:
+                raise Stopped
+            session.emit("progress", stage=f"Predicting {case}", fraction=(index + fraction) / len(jobs),
+                         iteration=index, iterations=len(jobs), seconds_left=None)  # fmt: skip
+
+        try:
+            on_window(0.0)
+            volume = read()
+            prediction = predictor(volume, on_window, case)
+        except Stopped:
+            break
+        files = write_prediction(folder, case, volume, prediction, model.schema, compress=settings.compress)
+        scores[case] = prediction.score
+        written += files.values()
+        session.emit("preview", case=case, files={kind: str(path) for kind, path in files.items()},
+                     score=prediction.score)  # fmt: skip
+        session.heartbeat(index + 1)
+    summary = folder / "predictions.json"
+    write_json_atomically(summary, {"model": model.name, "method": model.method, "uncertainty": scores})
+    return Outcome(files=[*written, summary], iteration=len(scores))
+
+
+def _jobs(request) -> Iterator[tuple[str, Callable[[], Volume]]]:
+    """Name of each image, and how to read it."""
+    if request.cohort:
+        cohort = Cohort.load(request.cohort)
+        wanted = request.settings.get("cases") or [case.id for case in cohort.cases]
+        for case in [cohort.case(each) for each in wanted]:
+            yield case.id, lambda case=case: cohort.read_image(case)
+    names: set[str] = set()
+    for image in request.images:
+        name = Path(image).name.split(".")[0]
+        if name in names:
+            raise CohortError(f"Two images are called '{name}'.", "Predict them into different folders.")
+        names.add(name)
+        yield name, lambda image=image: read_volume(image)
+    if not request.cohort and not names:
+        raise SemiSupSegError("There is nothing to predict.", "Give a cohort or at least one image.")
+
+
+def _slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
+    """Slices along k, a few million voxels each, so that memory stays small for any number of classes."""
+    thickness = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    for start in range(0, shape[0], thickness):
+        yield slice(start, min(shape[0], start + thickness))
+
+
+def _file_name(name: str) -> str:
+    """A class's name as part of a file name."""
+    return "".join(character if character.isalnum() or character in "-_" else "-" for character in name)

@@ -1,0 +1,201 @@
+"""Patches: where they lie, drawn from (seed, iteration, sample), and cut on the device.
+
+Drawing is split from cutting, so that what happened can be replayed: a `Patch` holds everything random about one
+sample's geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..labels import IGNORE
+from .cases import TrainingCase
+
+NO_SUPERPIXEL = -1
+"""Superpixel id of voxels outside the image."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Where a patch lies in its case.
+
+    Attributes
+    ----------
+    case : int
+        Index into the list of cases.
+    centre : numpy.ndarray
+        Voxel coordinates (k, j, i) of the patch's centre.
+    matrix : numpy.ndarray
+        ``(3, 3)``: offsets from the patch's centre to offsets in the case, both in voxels (k, j, i).
+    """
+
+    case: int
+    centre: np.ndarray
+    matrix: np.ndarray
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether the patch is a plain crop, perhaps mirrored."""
+        return bool(np.array_equal(np.abs(self.matrix), np.eye(3)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Patches of several cases.
+
+    Attributes
+    ----------
+    image : torch.Tensor
+        ``(B, 1, *spatial)`` float32; spatial is (k, j, i) in 3D and (j, i) in 2D.
+    annotation : torch.Tensor
+        ``(B, *spatial)`` uint8, 255 where not annotated.
+    superpixels : torch.Tensor or None
+        ``(B, *spatial)`` int32, `NO_SUPERPIXEL` outside the image.
+    expanded : torch.Tensor or None
+        ``(B, *spatial)`` uint8: annotation expanded over superpixels.
+    """
+
+    image: Tensor
+    annotation: Tensor
+    superpixels: Tensor | None = None
+    expanded: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def joined(self, other: Batch) -> Batch:
+        """Both batches as one, this one first."""
+        pairs = [(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)]
+        return Batch(*(None if first is None else torch.cat([first, second]) for first, second in pairs))
+
+
+def random_numbers(seed: int, iteration: int, stream: int, sample: int = 0) -> np.random.Generator:
+    """The random numbers of one sample of one iteration: the same whatever happened before."""
+    return np.random.default_rng((seed, iteration, stream, sample))
+
+
+def choose_cases(n_cases: int, count: int, numbers: np.random.Generator) -> np.ndarray:
+    """Indices of cases for a batch: all different as long as there are enough."""
+    rounds = [numbers.permutation(n_cases) for _ in range(-(-count // n_cases))]
+    return np.concatenate(rounds)[:count]
+
+
+def draw_centre(
+    case: TrainingCase,
+    patch_shape: Sequence[int],
+    numbers: np.random.Generator,
+    *,
+    annotated: bool,
+    foreground_fraction: float = 0.0,
+) -> np.ndarray:
+    """Centre (k, j, i) of a patch that stays within the image where the image is larger than it.
+
+    Parameters
+    ----------
+    annotated : bool
+        Whether the patch should show annotated voxels: it is then placed around one, of a foreground class with
+        probability `foreground_fraction` (each class alike), else of any class (each voxel alike).
+    """
+    shape, size = np.array(case.shape), np.array(patch_shape)
+    low, high = (size - 1) / 2, shape - 1 - (size - 1) / 2
+    if annotated and case.voxels:
+        voxel = np.array(np.unravel_index(_draw_voxel(case, numbers, foreground_fraction), case.shape))
+        jitter = np.where(size > 1, (numbers.random(3) - 0.5) * size * 0.75, 0.0)
+        centre = np.clip(voxel + jitter, np.minimum(low, high), np.maximum(low, high))
+    else:
+        centre = low + numbers.random(3) * (high - low)
+    inside = np.where(high >= low, centre, (shape - 1) / 2)
+    return np.where(size % 2 == 1, np.rint(inside), np.floor(inside) + 0.5)
+
+
+def _draw_voxel(case: TrainingCase, numbers: np.random.Generator, foreground_fraction: float) -> int:
+    foreground = [label for label in case.voxels if label != 0]
+    if foreground and numbers.random() < foreground_fraction:
+        label = foreground[numbers.integers(len(foreground))]
+    else:
+        labels = list(case.voxels)
+        counts = np.array([case.counts[label] for label in labels], dtype=float)
+        label = labels[numbers.choice(len(labels), p=counts / counts.sum())]
+    return int(numbers.choice(case.voxels[label]))
+
+
+def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_shape: Sequence[int]) -> Batch:
+    """The patches' voxels.
+
+    Images are interpolated linearly, everything else takes the nearest voxel. Beyond the image, images continue with
+    their darkest value, annotations with 255 and superpixels with `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
+    """
+    columns = [_cut(cases[patch.case], patch, tuple(patch_shape)) for patch in patches]
+    image, annotation, superpixels, expanded = (
+        None if any(each is None for each in column) else torch.stack(column) for column in zip(*columns, strict=True)
+    )
+    image = image.unsqueeze(1)
+    if patch_shape[0] == 1:
+        image = image.squeeze(2)
+        annotation, superpixels, expanded = (
+            None if each is None else each.squeeze(1) for each in (annotation, superpixels, expanded)
+        )
+    return Batch(image, annotation, superpixels, expanded)
+
+
+def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple[Tensor | None, ...]:
+    coordinates = _coordinates(patch, shape)
+    index, inside = _nearest(coordinates, case.shape, case.image.device)
+    annotation = case.annotation
+    if annotation is None:
+        labels = torch.full(shape, IGNORE, dtype=torch.uint8, device=case.image.device)
+    else:
+        labels = _taken(annotation, index, inside, IGNORE)
+    if patch.is_aligned:
+        image = _taken(case.image, index, inside, case.outside).float()
+    else:
+        image = _interpolated(case, coordinates)
+    superpixels = None if case.superpixels is None else _taken(case.superpixels, index, inside, NO_SUPERPIXEL)
+    if case.superpixels is None:
+        expanded = None
+    else:
+        expanded = labels if case.expanded is None else _taken(case.expanded, index, inside, IGNORE)
+    return image, labels, superpixels, expanded
+
+
+def _coordinates(patch: Patch, shape: tuple[int, int, int]) -> np.ndarray:
+    """Voxel coordinates in the case of every voxel of the patch, ``(3, K, J, I)`` float32, as broadcast sums."""
+    axes = [np.arange(size) - (size - 1) / 2 for size in shape]
+    offsets = [axis.reshape([-1 if n == dimension else 1 for n in range(3)]) for dimension, axis in enumerate(axes)]
+    rows = [sum(patch.matrix[row, n] * offsets[n] for n in range(3)) + patch.centre[row] for row in range(3)]
+    return np.stack([np.broadcast_to(row, shape) for row in rows]).astype(np.float32)
+
+
+def _nearest(coordinates: np.ndarray, shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Flat index of the nearest voxel, and whether it lies inside, both ``(K, J, I)``."""
+    rounded = np.rint(coordinates).astype(np.int64)
+    limits = np.array(shape).reshape(3, 1, 1, 1)
+    inside = ((rounded >= 0) & (rounded < limits)).all(axis=0)
+    k, j, i = np.clip(rounded, 0, limits - 1)
+    flat = (k * shape[1] + j) * shape[2] + i
+    return torch.from_numpy(flat).to(device), torch.from_numpy(inside).to(device)
+
+
+def _taken(volume: Tensor, index: Tensor, inside: Tensor, fill: float) -> Tensor:
+    return volume.reshape(-1)[index].masked_fill_(~inside, fill)
+
+
+def _interpolated(case: TrainingCase, coordinates: np.ndarray) -> Tensor:
+    """Trilinear interpolation in the box that the patch touches, in float32 (bfloat16 is slower and coarser)."""
+    limits = np.array(case.shape)
+    low = np.clip(np.floor(coordinates.min(axis=(1, 2, 3))).astype(int), 0, limits - 1)
+    high = np.clip(np.ceil(coordinates.max(axis=(1, 2, 3))).astype(int) + 1, low + 1, limits)
+    box = case.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].float() - case.outside
+    extent = np.maximum(high - low - 1, 1).reshape(3, 1, 1, 1)
+    relative = (coordinates - low.reshape(3, 1, 1, 1)) / extent * 2 - 1
+    grid = torch.from_numpy(np.ascontiguousarray(relative[::-1].transpose(1, 2, 3, 0), dtype=np.float32))
+    sampled = functional.grid_sample(
+        box[None, None], grid[None].to(box.device), mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    return sampled[0, 0] + case.outside

@@ -1,0 +1,233 @@
+"""One training step after another: networks, optimiser, teacher, batches, and all of it as a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..settings import SettingsError
+from ..training_settings import OptimizerSettings, TrainingSettings
+from .augmentation import augment_intensity, draw_matrix
+from .cases import TrainingCase
+from .checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from .devices import autocast
+from .methods import METHODS, Method, Step
+from .plan import Plan
+from .prediction import build_planned_network, load_weights, to_memory_format
+from .sampling import Batch, Patch, choose_cases, cut_batch, draw_centre, random_numbers
+
+_LABELED, _UNLABELED, _STEP = range(3)
+"""Streams of random numbers within one iteration."""
+
+_DEFAULT_RATES = {"sgd": (1e-2, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
+"""Learning rate and weight decay by optimiser."""
+
+
+class Trainer:
+    """A training in progress; knows nothing of files, events or time.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+        How to train.
+    plan : Plan
+        Grid, patch, network.
+    device : torch.device
+        Where.
+    cases : sequence of TrainingCase
+        At least one of them annotated.
+    iterations : int
+        How many steps the whole training has: every schedule is a function of the share that is done.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        plan: Plan,
+        device: torch.device,
+        cases: Sequence[TrainingCase],
+        iterations: int,
+    ):
+        self.settings = settings
+        self.plan = plan
+        self.device = device
+        self.cases = list(cases)
+        self.iterations = iterations
+        self.iteration = 0
+        self.rate_factor = 1.0
+        self.method: Method = METHODS[settings.method](settings, plan)
+        torch.manual_seed(settings.seed)
+        self.student = to_memory_format(build_planned_network(plan).to(device)).train()
+        self.teacher = to_memory_format(build_planned_network(plan).to(device)).train()
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.teacher.requires_grad_(False)
+        self.optimizer = make_optimizer(self.student, settings.optimizer, self.base_rate)
+
+    @property
+    def base_rate(self) -> float:
+        """The initial learning rate; a warm start goes on at 30 % of it."""
+        rate = self.settings.optimizer.learning_rate or _DEFAULT_RATES[self.settings.optimizer.name][0]
+        return rate * (0.3 if self.settings.warm_start else 1.0)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training that is done, 0..1."""
+        return self.iteration / self.iterations
+
+    def step(self) -> dict[str, float]:
+        """One step; returns its losses and curves as numbers.
+
+        All random numbers, torch's included, derive from the seed and the iteration, so a resumed training draws the
+        same ones.
+        """
+        return self.step_at(self.fraction)
+
+    def step_at(self, fraction: float) -> dict[str, float]:
+        """One step as it is at a share of the training; for measuring what steps cost."""
+        torch.manual_seed(hash_of(self.settings.seed, self.iteration))
+        rate = self._set_rate(fraction)
+        losses = self.method.training_step(self._prepare(fraction))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        if self.settings.optimizer.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.optimizer.gradient_clip)
+        self.optimizer.step()
+        self._update_teacher()
+        self.iteration += 1
+        names = ["loss", *losses.parts]
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
+                              for value in (losses.total, *losses.parts.values())])  # fmt: skip
+        return {**dict(zip(names, values.tolist(), strict=True)), "learning rate": rate}
+
+    def warm_start(self, weights: dict[str, Tensor], source: str) -> None:
+        """Begin with the weights of an earlier model."""
+        for network in (self.student, self.teacher):
+            load_weights(network, weights, source)
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that must be kept."""
+        return Checkpoint(
+            self.iteration,
+            self.student.state_dict(),
+            self.teacher.state_dict(),
+            optimizer_tensors(self.optimizer),
+            {"method": self.method.state(), "rate_factor": self.rate_factor},
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, with the same numbers as if there had been no stop."""
+        self.iteration = checkpoint.iteration
+        load_weights(self.student, checkpoint.student, "the checkpoint")
+        load_weights(self.teacher, checkpoint.teacher, "the checkpoint")
+        load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
+        self.method.load_state(checkpoint.state["method"])
+        self.rate_factor = float(checkpoint.state["rate_factor"])
+
+    def move_to(self, device: torch.device) -> None:
+        """Move networks and optimiser, to leave a GPU while paused and to come back."""
+        for network in (self.student, self.teacher):
+            network.to(device)
+        for state in self.optimizer.state.values():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and key != "step":
+                    state[key] = value.to(device)
+
+    # A step's parts -----------------------------------------------------------------------------------------------
+
+    def _prepare(self, fraction: float) -> Step:
+        composition = self.method.composition(fraction)
+        numbers = random_numbers(self.settings.seed, self.iteration, _STEP)
+        annotated = [case for case in self.cases if case.annotation is not None]
+        unlabeled = [case for case in self.cases if case.annotation is None] or annotated
+        return Step(
+            labeled=self._draw(annotated, composition.labeled, _LABELED),
+            unlabeled=self._draw(unlabeled, composition.unlabeled, _UNLABELED) if composition.unlabeled else None,
+            student=lambda x: self._forward(self.student, x),
+            teacher=lambda x, dropout=False: self._forward_teacher(x, dropout, features=False),
+            student_features=lambda x: self._forward(self.student, x, features=True),
+            teacher_features=lambda x, dropout=False: self._forward_teacher(x, dropout, features=True),
+            strong=lambda image: augment_intensity(image, self.settings.augmentation, numbers),
+            iteration=self.iteration,
+            iterations=self.iterations,
+            fraction=fraction,
+            numbers=numbers,
+        )
+
+    def _draw(self, cases: Sequence[TrainingCase], count: int, stream: int) -> Batch:
+        chosen = choose_cases(len(cases), count, random_numbers(self.settings.seed, self.iteration, stream))
+        patches = []
+        for sample, index in enumerate(chosen):
+            numbers = random_numbers(self.settings.seed, self.iteration, stream, sample + 1)
+            case = cases[index]
+            centre = draw_centre(
+                case,
+                self.plan.patch_shape,
+                numbers,
+                annotated=stream == _LABELED,
+                foreground_fraction=self.settings.foreground_fraction,
+            )
+            spacing = case.geometry.spacing[::-1]
+            matrix = draw_matrix(self.settings.augmentation, spacing, self.plan.dimensions, numbers)
+            patches.append(Patch(int(index), centre, matrix))
+        return cut_batch(cases, patches, self.plan.patch_shape)
+
+    def _forward(self, network: nn.Module, x: Tensor, features: bool = False):
+        with autocast(self.device, self.plan.precision):
+            x = to_memory_format(x)
+            return network.forward_features(x) if features else network(x)
+
+    @torch.no_grad()
+    def _forward_teacher(self, x: Tensor, dropout: bool, features: bool):
+        self.teacher.train(dropout)
+        try:
+            return self._forward(self.teacher, x, features)
+        finally:
+            self.teacher.train()
+
+    def _set_rate(self, fraction: float) -> float:
+        optimizer = self.settings.optimizer
+        rate = self.base_rate * self.rate_factor
+        if optimizer.schedule == "poly":
+            rate *= (1 - min(fraction, 1 - 1e-6)) ** 0.9
+        if optimizer.warmup > 0 and not self.settings.warm_start:
+            rate *= min(1.0, (fraction + 1 / self.iterations) / optimizer.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    @torch.no_grad()
+    def _update_teacher(self) -> None:
+        """theta' <- a theta' + (1 - a) theta with a = min(1 - 1/(t+1), decay, 1 - 10/N); buffers are copied."""
+        decay = min(self.settings.teacher.decay, max(0.0, 1 - 10 / self.iterations))
+        if not self.settings.warm_start:
+            decay = min(decay, 1 - 1 / (self.iteration + 1))
+        theirs, ours = list(self.teacher.parameters()), list(self.student.parameters())
+        torch._foreach_lerp_(theirs, [each.detach() for each in ours], 1 - decay)
+        for theirs, ours in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
+            theirs.copy_(ours)
+
+
+def make_optimizer(network: nn.Module, settings: OptimizerSettings, rate: float) -> torch.optim.Optimizer:
+    """The optimiser that settings name; `rate` is its initial learning rate."""
+    decay = _DEFAULT_RATES[settings.name][1] if settings.weight_decay is None else settings.weight_decay
+    parameters = list(network.parameters())
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=settings.momentum, weight_decay=decay)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(settings.name)
+    if kind is None:
+        raise SettingsError(f"There is no optimiser '{settings.name}'.")
+    return kind(parameters, rate, betas=(settings.momentum, 0.999), weight_decay=decay)
+
+
+def hash_of(seed: int, iteration: int) -> int:
+    """A seed for torch from a run's seed and an iteration."""
+    return int(np.random.SeedSequence((seed, iteration)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def is_finite(values: dict[str, float]) -> bool:
+    """Whether a step's loss is a number."""
+    return math.isfinite(values["loss"])

@@ -1,0 +1,216 @@
+"""A trained model as a folder that can be renamed, exported, imported, deleted and shared.
+
+``model.json`` says what it segments, how images are prepared and how it was trained; the weights lie beside it as
+safetensors. Reading it needs no torch, so the desk lists and manages models too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .errors import ErrorCode, ModelError
+from .files import explained, read_json, replace_atomically, temporary_beside, write_json_atomically
+from .labels import LabelSchema
+
+SCHEMA_VERSION = 1
+WEIGHTS = ("student", "teacher", "best")
+"""Networks that a model may hold: the last student and teacher, and the best on validation cases."""
+
+_LARGEST_ZIP_BYTES = 8 * 2**30
+_LARGEST_JSON_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on disk.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Holds ``model.json`` and ``<network>.safetensors``.
+    name : str
+        What people call it.
+    schema : LabelSchema
+        What it segments.
+    method : str
+        What trained it.
+    plan : dict
+        Preprocessing and network, as `learning.plan.Plan` reads it.
+    recommended : str
+        The network that predicts unless another is asked for.
+    largest_component : tuple of int
+        Classes of which only the largest component is kept by default.
+    mirror : tuple of bool
+        Axes (i, j, k) along which training mirrored, so that prediction may too.
+    summary : dict
+        About the training: iterations, minutes, cases, device, versions, date, curves' ends.
+    """
+
+    folder: Path
+    name: str
+    schema: LabelSchema
+    method: str
+    plan: dict[str, Any]
+    recommended: str = "teacher"
+    largest_component: tuple[int, ...] = ()
+    mirror: tuple[bool, bool, bool] = (False, False, False)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Model:
+        """The model in a model folder or in a run folder.
+
+        Raises
+        ------
+        ModelError
+            If there is none, or its description can't be read.
+        """
+        folder = Path(path)
+        if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
+            folder = folder / "model"
+        if not (folder / "model.json").is_file():
+            raise ModelError(
+                f"There is no trained model in '{path}'.",
+                "Give a model folder, or the folder of a run that has saved its model.",
+                code=ErrorCode.MISSING_FILE,
+            )
+        body = read_json(folder / "model.json", "the model")
+        try:
+            if int(body["schema_version"]) > SCHEMA_VERSION:
+                raise ModelError(f"The model '{path}' was made by a newer version.", "Update the extension.")
+            return cls(
+                folder=folder,
+                name=str(body["name"]),
+                schema=LabelSchema.from_json(body["classes"]),
+                method=str(body["method"]),
+                plan=dict(body["plan"]),
+                recommended=str(body["recommended"]),
+                largest_component=tuple(int(each) for each in body["largest_component"]),
+                mirror=tuple(bool(each) for each in body["mirror"]),
+                summary=dict(body["summary"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"The description of the model '{path}' can't be read.", "Train again.") from error
+
+    def save_description(self) -> None:
+        """Write ``model.json``."""
+        write_json_atomically(
+            self.folder / "model.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "name": self.name,
+                "classes": self.schema.to_json(),
+                "method": self.method,
+                "plan": self.plan,
+                "recommended": self.recommended,
+                "largest_component": list(self.largest_component),
+                "mirror": list(self.mirror),
+                "summary": self.summary,
+            },
+        )
+
+    def weights_file(self, network: str = "auto") -> Path:
+        """The file of a network's weights; ``auto`` is the recommended one."""
+        file = self.folder / f"{self.recommended if network == 'auto' else network}.safetensors"
+        if not file.is_file():
+            raise ModelError(
+                f"The model '{self.name}' has no weights of its {file.stem} network.",
+                "Choose another network, or train again.",
+                code=ErrorCode.MISSING_FILE,
+            )
+        return file
+
+    @property
+    def size_bytes(self) -> int:
+        """Space that the model takes on disk."""
+        return sum(file.stat().st_size for file in self._files())
+
+    def _files(self) -> list[Path]:
+        candidates = [self.folder / "model.json", *(self.folder / f"{name}.safetensors" for name in WEIGHTS)]
+        return [file for file in candidates if file.is_file()]
+
+    def renamed(self, name: str) -> Model:
+        """The model under another name, which is written to disk."""
+        if not name.strip():
+            raise ModelError("The name is empty.", "Give the model a name.")
+        renamed = Model(**{**self.__dict__, "name": name.strip()})
+        renamed.save_description()
+        return renamed
+
+    def export_zip(self, path: Path | str) -> Path:
+        """The model as one zip file, for sharing; holds no image and no file name of the training data."""
+        path = Path(path)
+        with explained("write the model to", path):
+            temporary = temporary_beside(path)
+            try:
+                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                    for file in self._files():
+                        archive.write(file, file.name)
+                replace_atomically(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+    def delete(self) -> None:
+        """Delete the model's files, and its folder if nothing else is in it."""
+        with explained("delete the model in", self.folder):
+            for file in self._files():
+                file.unlink()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+
+def import_zip(path: Path | str, folder: Path | str) -> Model:
+    """Unpack a model that `Model.export_zip` wrote.
+
+    Only ``model.json`` and the known weight files are taken, each under its own plain name; whatever else a zip holds,
+    paths that lead elsewhere included, is refused.
+
+    Parameters
+    ----------
+    path : path-like
+        The zip file.
+    folder : path-like
+        The new model's folder, which must not exist yet.
+
+    Raises
+    ------
+    ModelError
+        If the file is no such zip, or the folder exists.
+    """
+    path, folder = Path(path), Path(folder)
+    if folder.exists():
+        raise ModelError(f"'{folder}' exists already.", "Choose another folder for the model.")
+    allowed = {"model.json", *(f"{name}.safetensors" for name in WEIGHTS)}
+    with explained("import the model to", folder):
+        temporary = temporary_beside(folder)
+        temporary.mkdir(parents=True)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                _check_members(archive.infolist(), allowed, path)
+                for member in archive.infolist():
+                    with archive.open(member) as source, open(temporary / member.filename, "wb") as target:
+                        shutil.copyfileobj(source, target)
+            Model.load(temporary)
+            replace_atomically(temporary, folder)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+            raise ModelError(f"'{path.name}' isn't a model file.", "Choose a zip that was exported here.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Model.load(folder)
+
+
+def _check_members(members: list[zipfile.ZipInfo], allowed: set[str], path: Path) -> None:
+    names = [member.filename for member in members]
+    strange = [name for name in names if name not in allowed or PurePosixPath(name).name != name]
+    if strange or "model.json" not in names or len(set(names)) != len(names):
+        what = f"it holds '{strange[0]}'" if strange else "its description is missing or there twice"
+        raise ModelError(f"'{path.name}' isn't a model file: {what}.", "Choose a zip that was exported here.")
+    if sum(member.file_size for member in members) > _LARGEST_ZIP_BYTES or any(
+        member.filename == "model.json" and member.file_size > _LARGEST_JSON_BYTES for member in members
+    ):
+        raise ModelError(f"'{path.name}' is too large for a model file.", "Choose a zip that was exported here.")
