@@ -154,12 +154,12 @@ class RateLimit:
         self._held: dict[Hashable, bytes] = {}
 
     def offer(self, kind: Hashable, line: bytes) -> list[bytes]:
-        """Takes a line and returns those that may be sent now, the longest held first."""
+        """Takes a line and returns what may be sent now: one line, the longest held, or none."""
         self._held[kind] = line
         return self.due()
 
     def due(self) -> list[bytes]:
-        """The line that may be sent now because its time has come, if there is one."""
+        """The held line that may be sent now because its time has come, if there is one."""
         now = self._now()
         if not self._held or now < self._next:
             return []
