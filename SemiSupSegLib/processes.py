@@ -75,21 +75,31 @@ def this_machine() -> str:
     return socket.gethostname()
 
 
-def descendants(pid: int) -> list[int]:
-    """Children, grandchildren … of a process, and on POSIX whoever else is left in its process group.
+OWN_GROUP_VARIABLE = "SEMISUPSEG_OWN_GROUP"
+"""Environment variable that tells a worker that its process group was made for it alone."""
+
+
+def own_group() -> int:
+    """The calling process's group if it was made for it (and its launcher) alone; else 0."""
+    return group_of(os.getpid()) if os.environ.get(OWN_GROUP_VARIABLE) == "1" else 0
+
+
+def descendants(pid: int, group: int = 0) -> list[int]:
+    """Children, grandchildren … of a process, and who else is in a process group: children whose parents died.
 
     The process itself and those above it (a launcher in the same group) aren't among them.
+
+    Parameters
+    ----------
+    pid : int
+        The process.
+    group : int
+        A group that was made for it alone; 0 if there is none (always on Windows).
     """
     processes = _processes()
-    found = {pid}
-    while True:
-        more = {each for each, (parent, _) in processes.items() if parent in found} - found
-        if not more:
-            break
+    found = {pid} | {each for each, (_, its) in processes.items() if group and its == group}
+    while more := {each for each, (parent, _) in processes.items() if parent in found} - found:
         found |= more
-    if sys.platform != "win32" and pid in processes:
-        group = processes[pid][1]
-        found |= {each for each, (_, its) in processes.items() if its == group}
     ancestor = pid
     while ancestor in processes and ancestor > 1:
         found.discard(ancestor)
@@ -97,36 +107,40 @@ def descendants(pid: int) -> list[int]:
     return sorted(found - {os.getpid()})
 
 
-def kill_descendants(pid: int) -> None:
+def kill_descendants(pid: int, group: int = 0) -> None:
     """Kills everything that a process started, at once and without asking, but not the process itself."""
     for _ in range(3):  # who was just being started while we looked is found the next time
-        left = descendants(pid)
+        left = descendants(pid, group)
         if not left:
             return
         for each in left:
-            with contextlib.suppress(OSError):
-                os.kill(each, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+            _signal(each, kill=True)
 
 
-def signal_tree(leader: int, *, kill: bool) -> None:
-    """Ends a process that was started as leader of its own group, with everything that it started.
+def end_tree(pid: int, group: int = 0, *, kill: bool) -> None:
+    """Ends a process with everything that it started.
 
     Parameters
     ----------
-    leader : int
-        Number of the process; on POSIX also of its group, which may have survived it.
+    pid : int
+        The process; it may be dead already, and its group not.
+    group : int
+        The process group that was made for it alone, 0 if there is none.
     kill : bool
         At once (`SIGKILL`), else by asking (`SIGTERM`). Windows knows no asking.
     """
-    if leader <= 1:
-        return
     if sys.platform == "win32":
-        if kill:
-            command = ["taskkill", "/T", "/F", "/PID", str(leader)]
+        if kill and pid > 0:
+            command = ["taskkill", "/T", "/F", "/PID", str(pid)]
             subprocess.run(command, capture_output=True, check=False, creationflags=subprocess.CREATE_NO_WINDOW)
         return
-    with contextlib.suppress(OSError):
-        os.killpg(leader, signal.SIGKILL if kill else signal.SIGTERM)
+    if group > 1 and group != os.getpgrp():
+        with contextlib.suppress(OSError):
+            os.killpg(group, signal.SIGKILL if kill else signal.SIGTERM)
+    elif pid > 1 and pid != os.getpid():
+        below = descendants(pid) if kill else []
+        for each in (pid, *below):
+            _signal(each, kill=kill)
 
 
 def group_of(pid: int) -> int:
@@ -148,6 +162,11 @@ def out_of_memory_kills() -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def _signal(pid: int, *, kill: bool) -> None:
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL if kill and sys.platform != "win32" else signal.SIGTERM)
 
 
 def _processes() -> dict[int, tuple[int, int]]:

@@ -120,6 +120,8 @@ class Status:
         When it was written, in seconds since the epoch.
     reason : str
         Why the run is over, for people; empty while it runs and when it finished.
+    group : int
+        Process group that belongs to this run alone, so that it may be killed whole; 0 if there is none.
     """
 
     state: State
@@ -127,6 +129,7 @@ class Status:
     iteration: int = 0
     heartbeat: float = 0.0
     reason: str = ""
+    group: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The status as it stands in ``status.json``."""
@@ -139,14 +142,21 @@ class Status:
             "iteration": self.iteration,
             "heartbeat": self.heartbeat,
             "reason": self.reason,
+            "group": self.group,
         }
 
     @classmethod
     def from_json(cls, body: Any) -> Status:
         """The status read back; raises `ValueError`, `KeyError` or `TypeError` where the text isn't one."""
         process = ProcessIdentity(int(body["pid"]), str(body["process_start"]), str(body["machine"]))
-        state, reason = State(body["state"]), str(body.get("reason", ""))
-        return cls(state, process, int(body["iteration"]), float(body["heartbeat"]), reason)
+        return cls(
+            state=State(body["state"]),
+            process=process,
+            iteration=int(body["iteration"]),
+            heartbeat=float(body["heartbeat"]),
+            reason=str(body.get("reason", "")),
+            group=int(body.get("group", 0)),
+        )
 
 
 def unreadable(message: str) -> RunError:

@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import ErrorCode, SemiSupSegError
-from ..events import Command, Event, RateLimit, decode_line, encode_event
+from ..events import Command, Event, RateLimit, decode_command, decode_line, encode_event
 from ..files import explain_os_error, free_disk_bytes
 from ..locks import DeviceQueue
-from ..processes import kill_descendants, this_process
+from ..processes import kill_descendants, own_group, this_process
 from ..runs import HEARTBEAT_SECONDS, RunFolder, State, Status
 from .line import LineReader, LineWriter
 
@@ -341,15 +341,13 @@ class Session:
     # The owner's side --------------------------------------------------------------------------------------------
 
     def request_stop(self, reason: StopReason) -> None:
-        """Sets `stop`, the first reason counts; ends the process at once where nothing is lost by it."""
+        """Sets `stop`; the first reason counts."""
         if self._stop is None:
             self._stop_since = time.monotonic()
             self._stop = reason
         self._wake.set()
 
     def _take_line(self, line: bytes) -> None:
-        from ..events import decode_command
-
         self._take(decode_command(line))
 
     def _take(self, command: Command) -> None:
@@ -407,7 +405,7 @@ class Session:
             self.conclude(State.CANCELLED)
         if self._writer is not None:
             self._writer.close(_LINE_GRACE_SECONDS)
-        kill_descendants(os.getpid())
+        kill_descendants(os.getpid(), own_group())
         os._exit(reason.exit_code)
 
     def _catch_signals(self) -> None:
@@ -458,7 +456,7 @@ class Session:
             self._complain(error)
 
     def _write_status(self, *, durable: bool, reason: str = "") -> None:
-        status = Status(self._state, self._process, self._iteration, time.time(), reason)
+        status = Status(self._state, self._process, self._iteration, time.time(), reason, own_group())
         try:
             self.folder.write_status(status, durable=durable)
         except SemiSupSegError as error:

@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import ErrorCode, SemiSupSegError
 from ..events import Event, encode_event
 from ..files import explain_os_error
-from ..processes import kill_descendants
+from ..processes import kill_descendants, own_group
 from ..runs import RunFolder, State
 from .line import take_over_streams
 from .session import LocalSession, Outcome, Session, rank
@@ -66,7 +66,8 @@ def main(argv: list[str], tasks: Mapping[str, str | Task] = TASKS) -> int:
         return 1
     with lock:
         output, received = take_over_streams(request.attached)
-        with Session(folder, output=output, input=received, is_leader=is_leader) as session:
+        speaks = is_leader and request.attached  # a detached worker is read from its folder
+        with Session(folder, output=output if speaks else None, input=received, is_leader=is_leader) as session:
             return run(session, tasks)
 
 
@@ -161,7 +162,7 @@ def leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    kill_descendants(os.getpid())
+    kill_descendants(os.getpid(), own_group())
     os._exit(code)
 
 
