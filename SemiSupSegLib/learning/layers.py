@@ -11,7 +11,7 @@ from ..errors import SettingsError
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED_CONVOLUTION = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORMS = ("batch", "instance", "none")
+NORMS = ("batch", "instance", "group", "none")
 LEAKY_SLOPE = 0.01
 _BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _CHANNEL_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -60,12 +60,35 @@ class InstanceNorm(nn.Module):
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation, eight channels a group where they divide, else one group.
+
+    It works on a channels-first copy, because torch's backward pass in channels-last takes 68
+    instead of 3 ms (4x16x40x56x40 in bfloat16 on two CPU cores).
+
+    Parameters
+    ----------
+    n_channels : int
+        Number of channels C of the ``(B, C, *spatial)`` maps.
+    """
+
+    def __init__(self, n_channels: int):
+        n_groups, rest = divmod(n_channels, 8)
+        super().__init__(1 if rest else n_groups, n_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, *spatial)`` to the same shape and dtype."""
+        return super().forward(x.contiguous()).to(x.dtype)
+
+
 def normalisation(kind: str, dimensions: int, n_channels: int) -> nn.Module:
-    """The normalisation layer called `kind` ("batch", "instance" or "none")."""
+    """The normalisation layer called `kind` ("batch", "instance", "group" or "none")."""
     if kind == "batch":
         return _BATCH_NORM[dimensions](n_channels)
     if kind == "instance":
         return InstanceNorm(n_channels)
+    if kind == "group":
+        return GroupNorm(n_channels)
     if kind == "none":
         return nn.Identity()
     raise SettingsError(f"There is no normalisation called {kind!r}.", f"Choose one of {', '.join(NORMS)}.")

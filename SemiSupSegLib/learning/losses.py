@@ -12,49 +12,32 @@ process minimises, its ``across_processes().value`` what each of several does.
 from __future__ import annotations
 
 from math import exp
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
 
 from ..labels import IGNORE
+from .masked_mean import MaskedMean, masked_mean
+
+__all__ = [
+    "MaskedMean",
+    "consistency_mse",
+    "cross_entropy_map",
+    "entropy",
+    "masked_mean",
+    "masked_soft_dice",
+    "partial_cross_entropy",
+    "partial_dice",
+    "partial_loss",
+    "ramp_sigmoid",
+    "softmax_entropy",
+    "weighted_cross_entropy",
+    "weighted_dice",
+]
 
 DICE_SMOOTH = 1e-5  # as in UA-MT and nnU-Net
 _SGRS_EPSILON = 1e-8  # spec of SGRS-Net, section 2.6
-
-
-class MaskedMean(NamedTuple):
-    """A loss as a fraction, so that it can be put together from the parts of several processes.
-
-    Attributes
-    ----------
-    numerator : torch.Tensor
-        Scalar sum of losses; carries the gradient.
-    denominator : torch.Tensor
-        Scalar count or sum of weights; carries none.
-    """
-
-    numerator: Tensor
-    denominator: Tensor
-
-    @property
-    def value(self) -> Tensor:
-        """The mean: a scalar with a gradient, exactly 0 when there was nothing to average."""
-        something = self.denominator > 0
-        return self.numerator / torch.where(something, self.denominator, torch.ones_like(self.denominator))
-
-    def across_processes(self) -> MaskedMean:
-        """This process's share of the mean over the voxels of all processes.
-
-        Distributed data parallel averages gradients over processes, and the shares' average is the
-        mean. Without an initialised process group nothing changes. Every process must call it.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self
-        total = self.denominator.detach().clone()
-        distributed.all_reduce(total)
-        return MaskedMean(self.numerator * distributed.get_world_size(), total)
 
 
 def partial_loss(
@@ -297,19 +280,7 @@ def consistency_mse(probabilities: Tensor, reference: Tensor, mask: Tensor | Non
             f"The predictions must have one shape, not {tuple(probabilities.shape)} and {tuple(reference.shape)}."
         )
     difference = (probabilities.float() - reference.detach().float()).square().mean(dim=1)
-    if mask is None:
-        return MaskedMean(difference.sum(), difference.new_tensor(float(difference.numel())))
-    _check_shapes(probabilities, mask)
-    weight = mask.detach().float()
-    return MaskedMean((weight * difference).sum(), weight.sum())
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> MaskedMean:
-    """Mean of a map ``(B, *spatial)`` over a mask, or weighted by weights, of the same shape."""
-    if values.shape != mask.shape:
-        raise ValueError(f"The mask has shape {tuple(mask.shape)}, the map {tuple(values.shape)}.")
-    weight = mask.detach().float()
-    return MaskedMean((weight * values.float()).sum(), weight.sum())
+    return masked_mean(difference, torch.ones_like(difference) if mask is None else mask)
 
 
 def cross_entropy_map(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore: int = IGNORE) -> Tensor:

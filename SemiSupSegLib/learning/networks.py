@@ -53,7 +53,7 @@ def build_network(
         Channels of each level, finest first; or those of the finest level, doubled from level to
         level (U-Nets up to 320 in 3D and 512 in 2D), with as many levels as `pooling_strides` asks
         for, 5 without.
-    norm : {"batch", "instance", "none"}
+    norm : {"batch", "instance", "group", "none"}
         Normalisation after each convolution.
     dropout : float
         Rate in [0, 1) of dropping a feature map, at the coarsest level and before the classifier.

@@ -28,7 +28,7 @@ class NetworkPlan:
         Step along each spatial axis, in array order ``(k, j, i)``, between a level and the next
         coarser one: one entry fewer than `features`.
     norm : str
-        "batch", "instance" or "none".
+        "batch", "instance", "group" or "none".
     dropout : float
         Dropout rate, at the coarsest level and before the classifier.
     dropout_everywhere : bool

@@ -138,7 +138,8 @@ def _border_distances(prediction: NDArray, truth: NDArray, sampling: NDArray) ->
     """Both directed sets of border distances.
 
     A border has so few voxels that a k-d tree of them finds the nearest ones sooner than a distance
-    transform fills the box: 0.05 against 0.15 s for a left atrium, and against 2 s for medpy.
+    transform fills the box, three times for an organ of 70x60x80 voxels. Only where large borders
+    are far apart it is slower.
     """
     box = _bounding_box(prediction | truth)
     points = [np.argwhere(_border(mask[box])) * sampling for mask in (prediction, truth)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from SemiSupSegLib.errors import SettingsError
-from SemiSupSegLib.learning.layers import ConvolutionBlock, InstanceNorm
+from SemiSupSegLib.learning.layers import ConvolutionBlock, InstanceNorm, normalisation
 from SemiSupSegLib.learning.networks import NETWORKS, build_network
 
 KINDS = sorted(NETWORKS)
@@ -71,7 +71,7 @@ def test_logits_have_the_size_of_the_image_and_a_channel_a_class(data):
         in_channels=data.draw(st.integers(1, 3)),
         n_classes=data.draw(st.integers(2, 5)),
         features=data.draw(st.integers(2, 5)),
-        norm=data.draw(st.sampled_from(("instance", "batch", "none"))),
+        norm=data.draw(st.sampled_from(("instance", "group", "batch", "none"))),
         pooling_strides=strides,
     ).eval()
     size = tuple(divisor * data.draw(st.integers(1, 2)) for divisor in network.divisor)
@@ -200,6 +200,12 @@ def test_instance_norm_of_a_single_voxel_is_its_bias():
     torch.testing.assert_close(norm(torch.full((1, 2, 1, 1), 7.0)), torch.full((1, 2, 1, 1), 0.25), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_channels, groups", [(16, 2), (12, 1)])
+def test_group_norm_has_eight_channels_a_group_where_they_divide(n_channels, groups):
+    x = torch.randn(2, n_channels, 4, 5)
+    torch.testing.assert_close(normalisation("group", 2, n_channels)(x), nn.functional.group_norm(x, groups))
+
+
 def test_network_with_instance_norm_has_no_buffers_and_no_say_across_the_batch():
     network = small()
     assert not list(network.buffers())
@@ -208,7 +214,7 @@ def test_network_with_instance_norm_has_no_buffers_and_no_say_across_the_batch()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize("norm", ["instance", "group", "batch", "none"])
 def test_bfloat16_in_channels_last_stays_near_float32(kind, norm):
     network = small(kind, 3, norm=norm)
     x = image(network, (8, 8, 12))
