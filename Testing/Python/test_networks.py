@@ -147,6 +147,16 @@ def test_dropout_is_silent_when_predicting_and_noisy_when_training(kind):
     assert torch.equal(network.eval()(x), network(x))
 
 
+def test_dropout_takes_whole_maps_of_the_coarsest_level_and_of_the_embedding():
+    network = small("vnet", features=(16, 16), dropout=0.5)
+    coarsest = []
+    network.bottleneck_dropout.register_forward_hook(lambda module, inputs, output: coarsest.append(output))
+    embedding = network.forward_features(image(network, (8, 8))).embedding
+    for maps in (coarsest[0], embedding):
+        n_dropped = (maps.flatten(2) == 0).all(dim=2).sum().item()
+        assert 6 <= n_dropped <= 26, "about half of 2 x 16 maps"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_everywhere_follows_each_convolution_but_not_the_output(kind):
     network = small(kind, 3, dropout=0.15, dropout_everywhere=True)
