@@ -19,6 +19,7 @@ def explain_death(
     exit_code: int | None,
     status: Status | None,
     *,
+    iteration: int,
     error_event: Event | None,
     was_started: bool,
     was_cancelled: bool,
@@ -37,6 +38,8 @@ def explain_death(
         Of the started process, negative for a signal; `None` if unknown.
     status : Status or None
         The last status.json.
+    iteration : int
+        The last that it told of.
     error_event : Event or None
         The worker's own ``error`` event.
     was_started : bool
@@ -52,7 +55,8 @@ def explain_death(
     """
     if error_event is not None:
         return SemiSupSegError(error_event["message"], error_event["remedy"], code=_code(error_event["code"]))
-    where = f" at iteration {status.iteration}" if status is not None and status.iteration else ""
+    iteration = max(iteration, status.iteration if status is not None else 0)
+    where = f" at iteration {iteration}" if iteration else ""
     remedy = "Resume it from its last checkpoint." if checkpoint is not None else "Start it again."
     if was_cancelled or exit_code == CANCELLED_CODE:
         return SemiSupSegError(f"The run was cancelled{where}.", remedy, code=ErrorCode.CANCELLED)
@@ -78,6 +82,8 @@ def explain_death(
         )
     if status is not None and status.state is State.FAILED:
         return RunError(status.reason or f"The run failed{where}.", "Read the log, then resume it.")
+    if exit_code == 0:
+        return RunError(f"The worker left{where} without having finished.", f"Read the log. {remedy}")
     return RunError(f"The worker was ended from outside{where}, or the computer went down.", remedy)
 
 

@@ -27,8 +27,8 @@ _FILE = re.compile(rf"""[^\s"'/\\,;:()\[\]{{}}<>|]+\.(?:{"|".join(map(re.escape,
 _OWN_FILES = frozenset({"run.json", "status.json", "manifest.json", "state.json", "model.json", "cohort.json"})
 
 _HARMLESS = frozenset(
-    ("train", "test", "validation", "image", "images", "label", "labels", "dense", "scribble", "scribbles", "run", "runs",
-     "root", "user", "home", "role", "cohort", "predict", "model", "none", "true", "false")
+    ("train", "test", "validation", "image", "images", "label", "labels", "dense", "scribble", "scribbles", "role",
+     "run", "runs", "root", "user", "home", "cohort", "predict", "model", "none", "true", "false")
 )  # fmt: skip
 """Words that would be replaced all over the report, and that name nobody."""
 

@@ -89,9 +89,10 @@ class Runner:
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._stray_bytes = 0
         self._memory_kills: int | None = None
-        self._last_event: Event | None = None
+        self._iteration = 0
         self._error_event: Event | None = None
         self._dead_since: float | None = None
+        self._was_cancelled = False
         self._escalation: deque[tuple[float, bool]] = deque()
         self._state: State | None = None
         self._error: SemiSupSegError | None = None
@@ -129,7 +130,7 @@ class Runner:
         if self._process is not None or self._file is not None:
             raise RunError("This run was started already.", "Make a new runner.", code=ErrorCode.RUN_BUSY)
         attached = self.folder.request().attached
-        with self.folder.lock():
+        with self.folder.lock(seconds=0.2):
             self.folder.take_commands()  # what was meant for a worker that is dead now
             self.folder.write_status(Status(State.QUEUED))
             begin = _size(self.folder.events_file)
@@ -280,8 +281,9 @@ class Runner:
         self, grace_seconds: float = CANCEL_GRACE_SECONDS, terminate_seconds: float = TERMINATE_GRACE_SECONDS
     ) -> None:
         """Asks the worker to save a checkpoint and end; if it doesn't, `poll` ends it: politely, then by force."""
-        if not self.is_running or self._escalation:
+        if not self.is_running or self._was_cancelled:
             return
+        self._was_cancelled = True
         now = time.monotonic()
         self._escalation.extend([(now + grace_seconds, False), (now + grace_seconds + terminate_seconds, True)])
         with contextlib.suppress(SemiSupSegError):  # where a command can't be written, the signal will do
@@ -290,6 +292,7 @@ class Runner:
     def kill(self) -> None:
         """Ends the worker and everything that it started, at once; what it did since its checkpoint is lost."""
         if self.is_running:
+            self._was_cancelled = True
             self._end(kill=True)
 
     def detach(self) -> None:
@@ -341,7 +344,7 @@ class Runner:
                 return
 
     def _note(self, event: Event) -> None:
-        self._last_event = event
+        self._iteration = event.fields.get("iteration", self._iteration)
         if event.name == "started":
             self._worker = ProcessIdentity(event["pid"], event["process_start"], this_machine())
             self._error_event = None
@@ -411,9 +414,10 @@ class Runner:
         self._error = explain_death(
             code,
             status,
+            iteration=self._iteration,
             error_event=self._error_event,
             was_started=self._worker is not None,
-            was_cancelled=bool(self._escalation),
+            was_cancelled=self._was_cancelled,
             memory_kills_before=self._memory_kills,
             log_tail=self._log_since(self._log_begin),
             checkpoint=self.folder.last_checkpoint,

@@ -314,10 +314,11 @@ class Session:
         with self._mutex:
             if self._is_over:
                 return self._state
-            outcome = outcome or Outcome(iteration=self._iteration)
+            outcome = outcome or Outcome()
+            self._iteration = iteration = outcome.iteration or self._iteration
             seconds = round(time.monotonic() - self._began, 3)
             try:
-                self.folder.write_manifest(state, outcome.files, iteration=outcome.iteration, seconds=seconds)
+                self.folder.write_manifest(state, outcome.files, iteration=iteration, seconds=seconds)
             except (SemiSupSegError, ValueError) as problem:
                 if state is State.FINISHED:
                     state = State.FAILED
@@ -328,11 +329,11 @@ class Session:
             if error is not None:
                 self.emit("error", **error.to_json())
             reason = error.message if error is not None else self._stop.sentence if self._stop is not None else ""
-            self._state, self._iteration = state, outcome.iteration
+            self._state = state
             self._write_status(durable=True, reason="" if state is State.FINISHED else reason)
-            self.emit("state", state=str(state), iteration=outcome.iteration)
+            self.emit("state", state=str(state), iteration=iteration)
             manifest = str(self.folder.manifest_file)
-            self.emit("finished", outcome=str(state), iteration=outcome.iteration, seconds=seconds, manifest=manifest)
+            self.emit("finished", outcome=str(state), iteration=iteration, seconds=seconds, manifest=manifest)
             self._is_over = True
             with contextlib.suppress(SemiSupSegError):
                 self.folder.flush()

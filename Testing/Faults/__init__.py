@@ -1,0 +1,1 @@
+"""The fault laboratory: real processes, real files, real signals; ``python -m Testing.Faults [--quick]``."""
