@@ -535,9 +535,7 @@ def _roles(ids: list[str], validation: Iterable[str], test: Iterable[str]) -> di
             if case_id not in roles:
                 raise unknown_case(case_id, ids)
             if roles[case_id] not in (Role.TRAIN, role):
-                raise CohortError(
-                    f"Case '{case_id}' is to be a validation case and a test case.", "Name it once."
-                )
+                raise CohortError(f"Case '{case_id}' is to be a validation case and a test case.", "Name it once.")
             roles[case_id] = role
     return roles
 

@@ -55,9 +55,7 @@ class SegmentClass:
                     "Give red, green and blue between 0 and 1.",
                 )
         if not 0 <= self.value <= 65535:
-            raise CohortError(
-                f"Class '{self.name}' has the label value {self.value}.", "Use a value from 1 to 65535."
-            )
+            raise CohortError(f"Class '{self.name}' has the label value {self.value}.", "Use a value from 1 to 65535.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,9 @@ class LabelSchema:
         ):
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
-                raise CohortError(f"Two classes have the same {what}: {', '.join(twice)}.", f"Make every {what} unique.")
+                raise CohortError(
+                    f"Two classes have the same {what}: {', '.join(twice)}.", f"Make every {what} unique."
+                )
 
     @property
     def n_classes(self) -> int:

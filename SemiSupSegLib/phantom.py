@@ -191,7 +191,7 @@ def _tissues(shape: tuple[int, int, int], rng: np.random.Generator) -> np.ndarra
     organ = _ellipsoid((x, y, z), centre, radii, rng) + 0.22 * bumps < 1
     tissue[organ] = ORGAN
 
-    vessel = _vessel((x, y, z), centre + [0.9 * radii[0], 0.1, 0], centre, rng)
+    vessel = _vessel((x, y, z), centre + np.array([0.9 * radii[0], 0.1, 0]), centre, rng)
     tissue[vessel & (tissue != _AIR)] = VESSEL
 
     lesion_centre = centre + radii * rng.uniform(-0.35, 0.35, 3) - [0.12 * radii[0], 0, 0]

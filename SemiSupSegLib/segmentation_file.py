@@ -138,7 +138,7 @@ def read_annotation(
     if not segments:
         raise CohortError(
             f"'{path}' names no segments, and nothing says which value is which class.",
-            "Give its label values, for example \"background=1,left atrium=2\", or save it as .seg.nrrd from Slicer.",
+            'Give its label values, for example "background=1,left atrium=2", or save it as .seg.nrrd from Slicer.',
         )
     return _from_segments(array, segments, schema, kind, path), geometry
 
@@ -357,7 +357,9 @@ def values_in(array: np.ndarray, path: Path) -> list[int]:
     lowest, highest = int(array.min()), int(array.max())
     if highest - lowest < 1 << 20:
         # Counting is many times faster than np.unique's sorting.
-        counts = np.bincount((array.astype(np.int64) - lowest).ravel() if lowest or array.dtype.kind == "f" else array.ravel())
+        counts = np.bincount(
+            (array.astype(np.int64) - lowest).ravel() if lowest or array.dtype.kind == "f" else array.ravel()
+        )
         return (np.flatnonzero(counts) + lowest).tolist()
     return np.unique(array).astype(np.int64).tolist()
 

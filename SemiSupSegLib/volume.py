@@ -57,7 +57,12 @@ class Geometry:
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
     def __post_init__(self):
-        for name, kind, length in (("size", int, 3), ("spacing", float, 3), ("origin", float, 3), ("direction", float, 9)):
+        for name, kind, length in (
+            ("size", int, 3),
+            ("spacing", float, 3),
+            ("origin", float, 3),
+            ("direction", float, 9),
+        ):
             given = getattr(self, name)
             try:
                 values = tuple(kind(value) for value in given)
@@ -251,7 +256,9 @@ def write_volume(path: Path | str, volume: Volume, compress: bool = True) -> Non
     """
     path = Path(path)
     if path.name.lower().endswith(".nrrd"):
-        write_then_replace(path, lambda temporary: write_nrrd(temporary, volume.array, volume.geometry, compress=compress))
+        write_then_replace(
+            path, lambda temporary: write_nrrd(temporary, volume.array, volume.geometry, compress=compress)
+        )
         return
     if path.name.lower().endswith((".nii", ".nii.gz")) and _shear(np.reshape(volume.geometry.direction, (3, 3))) > 1e-5:
         raise VolumeError(
@@ -419,7 +426,9 @@ def resample_labels(labels: np.ndarray, source: Geometry, target: Geometry) -> n
     """
     labels = np.asarray(labels)
     if labels.shape != source.shape or labels.dtype != np.uint8:
-        raise _bad_geometry(f"Labels of shape {labels.shape}, {labels.dtype}, don't fit a uint8 grid of {source.shape}.")
+        raise _bad_geometry(
+            f"Labels of shape {labels.shape}, {labels.dtype}, don't fit a uint8 grid of {source.shape}."
+        )
     if source.same_grid(target):
         return labels.copy()
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
@@ -483,23 +492,33 @@ def _splat_aligned(labels: np.ndarray, present: np.ndarray, pairs: list[_AxisPai
     """`resample_labels` for parallel axes: slab by slab of target slices, so that memory stays small."""
     slices, rows, columns = pairs
     labels = labels.transpose([each.source_axis for each in pairs])
-    codes = _codes(present)
     result = np.full(target.shape, IGNORE, dtype=np.uint8)
+    if all((np.diff(each.targets) > 0).all() for each in pairs):
+        # No target voxel gets two votes: nothing becomes coarser.
+        chosen = labels[slices.sources][:, rows.sources][:, :, columns.sources]
+        result[np.ix_(slices.targets, rows.targets, columns.targets)] = chosen
+        return result
+    codes = _codes(present)
     plane = target.shape[1] * target.shape[2]
     in_plane = rows.targets[:, None] * target.shape[2] + columns.targets[None, :]
-    # At most some 2**24 counters (128 MB) and votes at a time.
+    # At most some 2**23 counters (64 MB) and votes at a time.
     votes_a_slice = max(1, in_plane.size * len(slices.sources) // target.shape[0])
-    thickness = int(max(1, 2**24 // max(plane * len(present), votes_a_slice)))
+    thickness = max(1, 2**23 // max(plane * (len(present) + 1), votes_a_slice))
     for start in range(0, target.shape[0], thickness):
         stop = min(start + thickness, target.shape[0])
         chosen = slice(*np.searchsorted(slices.targets, (start, stop)))
         votes = labels[slices.sources[chosen]]
-        if not (votes != IGNORE).any():
+        n_annotated = np.count_nonzero(votes != IGNORE)
+        if not n_annotated:
             continue
         votes = votes[:, rows.sources][:, :, columns.sources]
-        slice_of, row, column = np.nonzero(votes != IGNORE)
-        voxels = (slices.targets[chosen][slice_of] - start) * plane + in_plane[row, column]
-        winners = _winners(voxels, codes[votes[slice_of, row, column]], (stop - start) * plane, present)
+        in_slab = (slices.targets[chosen] - start) * plane
+        if n_annotated < 0.1 * votes.size:
+            k, j, i = np.nonzero(votes != IGNORE)
+            voxels, votes = in_slab[k] + in_plane[j, i], votes[k, j, i]
+        else:
+            voxels = in_slab[:, None, None] + in_plane
+        winners = _winners(voxels.ravel(), codes[votes.ravel()], (stop - start) * plane, present)
         result[start:stop] = winners.reshape(stop - start, *target.shape[1:])
     return result
 
@@ -508,17 +527,18 @@ def _splat_oblique(labels: np.ndarray, present: np.ndarray, source: Geometry, ta
     """`resample_labels` for grids at any angle to each other."""
     codes = _codes(present)
     n_voxels = math.prod(target.shape)
-    counts: dict[int, np.ndarray] = {}
     hit = np.zeros(n_voxels, dtype=bool)
+    tallies = []
     for k in range(source.shape[0]):
         inside, voxels = _containing(_slice_indices(source, k), source.index_map(target), target)
         hit[voxels] = True
         classes = labels[k].ravel()[inside]
         annotated = classes != IGNORE
-        keys, votes = np.unique(voxels[annotated] * len(present) + codes[classes[annotated]], return_counts=True)
-        counts[k] = np.stack([keys, votes])
-    keys, votes = np.concatenate(list(counts.values()), axis=1)
-    result = _winners(keys // len(present), keys % len(present), n_voxels, present, votes)
+        tallies.append(np.unique(voxels[annotated] * 256 + codes[classes[annotated]], return_counts=True))
+    keys, votes = (np.concatenate(column) for column in zip(*tallies, strict=True))
+    result = np.full(n_voxels, IGNORE, dtype=np.uint8)
+    voted, positions = np.unique(keys // 256, return_inverse=True)
+    result[voted] = _winners(positions, keys % 256, len(voted), present, votes)
     hit = hit.reshape(target.shape)
     result = result.reshape(target.shape)
     for k in range(target.shape[0]):
@@ -530,8 +550,8 @@ def _splat_oblique(labels: np.ndarray, present: np.ndarray, source: Geometry, ta
 
 
 def _codes(present: np.ndarray) -> np.ndarray:
-    """Table from class index to its position in `present`."""
-    codes = np.zeros(256, dtype=np.int64)
+    """Table from class index to its position in `present`; what isn't annotated goes behind."""
+    codes = np.full(256, len(present), dtype=np.int64)
     codes[present] = np.arange(len(present))
     return codes
 
@@ -540,11 +560,12 @@ def _winners(
     voxels: np.ndarray, codes: np.ndarray, n_voxels: int, present: np.ndarray, votes: np.ndarray | None = None
 ) -> np.ndarray:
     """Class with most votes for each of `n_voxels` voxels; 255 without votes and where two are equal."""
-    counts = np.bincount(voxels * len(present) + codes, weights=votes, minlength=n_voxels * len(present))
-    counts = counts.reshape(n_voxels, len(present))
-    most = counts.max(axis=1)
-    clear = (most > 0) & (np.count_nonzero(counts == most[:, None], axis=1) == 1)
-    return np.where(clear, present[counts.argmax(axis=1)], IGNORE).astype(np.uint8)
+    n_codes = len(present) + 1
+    counts = np.bincount(codes * n_voxels + voxels, weights=votes, minlength=n_codes * n_voxels)
+    counts = counts.reshape(n_codes, n_voxels)[:-1]
+    most = counts.max(axis=0)
+    clear = (most > 0) & ((counts == most).sum(axis=0, dtype=np.uint8) == 1)
+    return np.where(clear, present[counts.argmax(axis=0)], IGNORE).astype(np.uint8)
 
 
 def _containing(indices: np.ndarray, index_map: np.ndarray, grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -659,9 +680,7 @@ def _geometry_of(header: sitk.ImageFileReader, path: Path) -> Geometry:
             code=ErrorCode.BAD_GEOMETRY,
         )
     try:
-        return Geometry(
-            (*size[:3], 1)[:3], (*spacing[:3], 1.0)[:3], (*origin[:3], 0.0)[:3], tuple(direction.ravel())
-        )
+        return Geometry((*size[:3], 1)[:3], (*spacing[:3], 1.0)[:3], (*origin[:3], 0.0)[:3], tuple(direction.ravel()))
     except VolumeError as error:
         raise VolumeError(f"'{path}': {error.message}", error.remedy, code=error.code) from error
 
