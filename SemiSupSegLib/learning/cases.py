@@ -16,6 +16,9 @@ from ..labels import IGNORE
 from ..volume import Geometry, check_image, resample_labels
 from .plan import Plan, prepare_image
 
+REFERENCE = "reference"
+"""Instead of an annotation that trains: the dense label that predictions are measured by."""
+
 _MOST_LISTED_VOXELS = 20_000
 
 
@@ -121,8 +124,14 @@ def load_case(
 
 
 def read_annotation(cohort: Cohort, member: Case, geometry: Geometry, annotations: str) -> np.ndarray | None:
-    """A case's annotation on a grid, or None where there is no annotated voxel to train on."""
-    labels = cohort.read_training_annotation(member, prefer=annotations)
+    """A case's annotation on a grid, or None where there is no annotated voxel to train on.
+
+    `annotations` is as in `load_training_cases`, or `REFERENCE` for the dense label whatever the case's role.
+    """
+    if annotations == REFERENCE:
+        labels = cohort.read_label(member)
+    else:
+        labels = cohort.read_training_annotation(member, prefer=annotations)
     if labels is None:
         return None
     labels = resample_labels(labels, cohort.read_geometry(member), geometry)

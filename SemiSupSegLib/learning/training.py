@@ -21,7 +21,7 @@ from ..propagation import propagate
 from ..superpixels import SuperpixelSettings, cached_superpixels
 from ..training_settings import TrainingSettings
 from .budget import planned_iterations
-from .cases import TrainingCase, load_case, load_training_cases, read_annotation, superpixel_cache
+from .cases import REFERENCE, TrainingCase, load_case, load_training_cases, read_annotation, superpixel_cache
 from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint, save_tensors
 from .devices import choose_device, empty_cache, prepare_process
 from .methods import METHODS
@@ -63,7 +63,7 @@ class TrainingRun:
         prepare_process(self.device, self.settings.threads)
         self.method_class = METHODS[self.settings.method]
         details = session.folder.details()
-        self.plan = Plan.from_json(details["plan"]) if "plan" in details else self._make_plan()
+        self.plan = Plan.from_json(details["plan"]) if "plan" in details else None
         self.iterations: int | None = details.get("iterations")
         self.seconds_before = float(details.get("seconds_trained", 0.0))
         self.rollbacks = 0
@@ -71,13 +71,21 @@ class TrainingRun:
         self.trainer: Trainer | None = None
 
     def __call__(self) -> Outcome:
-        cases = self._load_cases()
-        self.validation = self._load_validation_cases()
+        try:
+            if not self.session.hold_device(str(self.device)):
+                raise Stopped
+            self.plan = self.plan or self._make_plan()
+            cases = self._load_cases()
+            self.validation = self._load_validation_cases()
+        except Stopped:
+            return Outcome()
         for attempt in range(_MOST_SHRINKS + 1):
             try:
                 self._start(cases)
                 self._loop()
                 break
+            except Stopped:
+                return Outcome()
             except torch.OutOfMemoryError as error:
                 self._shrink(attempt, error)
         return self._finish()
@@ -147,7 +155,7 @@ class TrainingRun:
         if self.settings.validations == 0:
             return []
         members = [case for case in self.cohort.cases if case.role == Role.VALIDATION]
-        return [load_case(self.cohort, case, self.plan, self.device, annotations="dense") for case in members]
+        return [load_case(self.cohort, case, self.plan, self.device, annotations=REFERENCE) for case in members]
 
     def _start(self, cases: list[TrainingCase]) -> None:
         """Networks, iterations and checkpoint, ready to go on."""
@@ -335,24 +343,12 @@ class TrainingRun:
         return f"Annotations of {case_id} are used from iteration {self.trainer.iteration} on."
 
     def _pause(self) -> str:
-        """Leave the device until told to go on; the cases stay where they are on a CPU, and move on a GPU."""
-        session, iteration = self.session, self.trainer.iteration
+        """Leave the device until told to go on."""
         self._save_checkpoint()
         self._move_to(torch.device("cpu"))
-        session.emit("state", state="paused", iteration=iteration)
-        while session.stop is None:
-            session.heartbeat(iteration)
-            waiting = session.commands()
-            if any(command.name == "resume" for command in waiting):
-                for command in waiting:
-                    session.answer(command, True, "The run goes on.")
-                break
-            for command in waiting:
-                session.answer(command, False, "The run is paused.")
-            time.sleep(0.1)
+        goes_on = self.session.wait_until_resumed()
         self._move_to(self.device)
-        session.emit("state", state="running", iteration=iteration)
-        return f"Paused at iteration {iteration}."
+        return "The run was paused and goes on." if goes_on else "The run was paused and stops."
 
     def _move_to(self, device: torch.device) -> None:
         self.trainer.move_to(device)
