@@ -51,7 +51,7 @@ class AnnotationFile:
     ----------
     path : Path
     values : mapping of str to int, or None
-        Class name (or ``background``) to the value in the file; None: the file is a ``.seg.nrrd``, which says so itself.
+        Class name (or ``background``) to the value in the file; None: the file is a ``.seg.nrrd``, which says so.
     """
 
     path: Path
@@ -180,7 +180,7 @@ class Cohort:
         Raises
         ------
         SemiSupSegError
-            ``MISSING_FILE``, ``UNREADABLE_FILE``, or `CohortError` where it is JSON but no cohort, or of a newer version.
+            ``MISSING_FILE``, ``UNREADABLE_FILE``; `CohortError` where it is JSON but no cohort, or of a newer version.
         """
         path = Path(path).absolute()
         body = read_json(path, "the cohort")
@@ -458,8 +458,9 @@ def create_cohort(
         Annotation files: named like their image, with or without ``_label``, ``_scribble``, ``_seg`` and the like.
     scribble_values, label_values : str or mapping of str to int, optional
         Which class has which value in label maps: ``"background=1,left atrium=2"``. Not needed for ``.seg.nrrd`` files.
-        The classes stand in the order of their values. Without `label_values`, the values of the labels have to be 1, 2,
-        … in the order of the scribbles' classes; where no classes are known, each value becomes one (``class 1``).
+        The classes stand in the order of their values. Without `label_values`, the values of the labels have to be
+        1, 2, … in the order of the scribbles' classes; where no classes are known, each value becomes one
+        (``class 1``).
     labeled : iterable of str, optional
         IDs of the cases that train with their annotation; the annotations of all others are kept for evaluation.
         Default: all that have one.

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from .cohort import Case, Cohort, OnProgress, Role, content_digest
 from .errors import SemiSupSegError
 from .labels import IGNORE
-from .segmentation_file import read_annotation
+from .segmentation_file import AnnotationKind, read_annotation
 from .volume import Geometry, check_image, read_geometry
 
 _MINIMUM_VOXELS = 8**3
@@ -126,9 +126,7 @@ def _image_findings(cohort: Cohort, case: Case) -> Iterator[Finding]:
         )
 
 
-def _annotation_findings(
-    cohort: Cohort, case: Case, kind: Literal["label", "scribble"]
-) -> tuple[list[Finding], set[int]]:
+def _annotation_findings(cohort: Cohort, case: Case, kind: AnnotationKind) -> tuple[list[Finding], set[int]]:
     """Findings on one annotation of a case, and the class indices it holds."""
     annotation = case.label if kind == "label" else case.scribble
     if annotation is None:

@@ -192,8 +192,9 @@ def write_segmentation(
         )
     counts = np.bincount(labels.ravel(), minlength=256)
     if counts[schema.n_classes : IGNORE].any():
+        highest = int(np.flatnonzero(counts[:IGNORE])[-1])
         raise CohortError(
-            f"The labels hold class {int(np.flatnonzero(counts[:IGNORE])[-1])}, and there are {schema.n_classes} classes.",
+            f"The labels hold class {highest}, and the classes end at {schema.n_classes - 1}.",
             "Use the label schema that the labels were made with.",
         )
     table = np.zeros(256, dtype=np.uint16)
@@ -357,10 +358,9 @@ def values_in(array: np.ndarray, path: Path) -> list[int]:
     lowest, highest = int(array.min()), int(array.max())
     if highest - lowest < 1 << 20:
         # Counting is many times faster than np.unique's sorting.
-        counts = np.bincount(
-            (array.astype(np.int64) - lowest).ravel() if lowest or array.dtype.kind == "f" else array.ravel()
-        )
-        return (np.flatnonzero(counts) + lowest).tolist()
+        offset = 0 if array.dtype == np.uint8 else lowest
+        counted = array if array.dtype == np.uint8 else array.astype(np.int64) - offset
+        return (np.flatnonzero(np.bincount(counted.ravel())) + offset).tolist()
     return np.unique(array).astype(np.int64).tolist()
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gzip
 import itertools
 import math
 import os
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -67,9 +70,9 @@ class Geometry:
             try:
                 values = tuple(kind(value) for value in given)
             except (TypeError, ValueError, OverflowError) as error:
-                raise _bad_geometry(f"The {name} of a volume is {given!r}, which isn't {length} numbers.") from error
+                raise _bad_geometry(f"The {name} of a volume is {given}, which isn't {length} numbers.") from error
             if len(values) != length or not all(math.isfinite(value) for value in values):
-                raise _bad_geometry(f"The {name} of a volume is {given!r}, which isn't {length} finite numbers.")
+                raise _bad_geometry(f"The {name} of a volume is {values}, which isn't {length} finite numbers.")
             object.__setattr__(self, name, values)
         if min(self.size) < 1:
             raise _bad_geometry(f"A volume has the size {self.size}: it holds no voxels.")
@@ -226,6 +229,7 @@ def read_components(path: Path | str) -> tuple[np.ndarray, Geometry, dict[str, s
     path = Path(path)
     header = _read_header(path)
     geometry = _geometry_of(header, path)
+    _check_gzip_end(path, header)
     with _itk_errors(path):
         image = sitk.ReadImage(str(path))
     components = image.GetNumberOfComponentsPerPixel()
@@ -627,9 +631,13 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
     header.SetFileName(str(path))
     with _itk_errors(path):
         header.ReadImageInformation()
-        n_bytes = math.prod(header.GetSize()) * header.GetNumberOfComponents() * _bytes_of(header.GetPixelID())
+        n_bytes = _bytes_promised(header)
     _check_promise(path, n_bytes)
     return header
+
+
+def _bytes_promised(header: sitk.ImageFileReader) -> int:
+    return math.prod(header.GetSize()) * header.GetNumberOfComponents() * _bytes_of(header.GetPixelID())
 
 
 def _check_promise(path: Path, n_bytes: int) -> None:
@@ -650,6 +658,33 @@ def _check_promise(path: Path, n_bytes: int) -> None:
             f"'{path}' needs {_amount(n_bytes)} of memory, and this computer has {_amount(memory)}.",
             "Crop or downsample the volume first.",
             code=ErrorCode.OUT_OF_MEMORY,
+        )
+
+
+def _check_gzip_end(path: Path, header: sitk.ImageFileReader) -> None:
+    """Refuse a ``.nii.gz`` that ends too early: ITK reads it without a word and fills up with whatever there is."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return
+    wanted = int(float(header.GetMetaData("vox_offset") or 352)) + _bytes_promised(header)
+    with path.open("rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return
+        stream.seek(-4, os.SEEK_END)
+        # A gzip file ends with the size of its content. Files of several members end with that of the last one.
+        if int.from_bytes(stream.read(4), "little") == wanted % 2**32:
+            return
+    n_bytes = 0
+    try:
+        with gzip.open(path) as content:
+            while n_bytes < wanted and (block := content.read(1 << 22)):
+                n_bytes += len(block)
+    except (EOFError, OSError, zlib.error):
+        pass
+    if n_bytes < wanted:
+        raise VolumeError(
+            f"'{path}' is damaged: it ends after {_amount(n_bytes)} of {_amount(wanted)}.",
+            "Copy or export the file again.",
+            code=ErrorCode.UNREADABLE_FILE,
         )
 
 
@@ -740,14 +775,16 @@ def _itk_errors(path: Path) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The telling line of an exception, without ITK's source positions and object addresses."""
+    """The telling line of an exception, without ITK's source positions, function names and addresses."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception thrown", "sitk::ERROR", "/", "In "))] or lines
-    text = (telling or [type(error).__name__])[-1 if "ITK ERROR" in str(error) else 0]
-    text = text.split("): ", 1)[-1] if "ITK ERROR" in text else text
-    return text.rstrip(". ")[:200]
+    # The innermost cause is last, but for MetaIO's "Reason", which is a stale errno.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
+    text = lines[-1] if lines else type(error).__name__
+    text = re.sub(r"^(\[nrrd\] \w+:|(sitk::|itk::|ITK )ERROR:( \w+\(0x[0-9a-f]+\):)?)\s*", "", text)
+    if text.startswith("Unable to determine ImageIO reader"):
+        return "its format is unknown, or its first bytes are damaged"
+    return text.rstrip(". :!")[:200]
 
 
 def _several_values(path: Path, n_values: int) -> VolumeError:
