@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.ndimage
 import torch
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from ...method_settings import SP3Settings
 from ...training_settings import TrainingSettings
 from ..losses import partial_cross_entropy, weighted_cross_entropy, weighted_dice
 from ..plan import Plan
-from ..postprocessing import keep_largest_components
 from ..sampling import Batch
 from ..supervoxels import superpixel_mean
 from .base import Losses, Method, Step, softmax, split
@@ -171,19 +171,25 @@ class SP3(Method):
         known = batch.expanded != IGNORE
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
         plain = teacher.argmax(dim=1).to(torch.uint8)
+        doubtful = torch.zeros_like(plain, dtype=torch.bool)
         if self.options.largest_component:
-            plain = _largest_components(plain, self.plan.n_classes)
+            plain, doubtful = largest_components(plain, self.plan.n_classes)
         labels = plain
         beneficial = self.threshold.beneficial(superpixels)
         chosen = superpixels.on_voxels(beneficial, False)
         if self.options.refinement:
-            labels = torch.where(chosen, superpixels.on_voxels(superpixels.label, 0).to(torch.uint8), labels)
+            agreed = superpixels.on_voxels(superpixels.label, 0).to(torch.uint8)
+            if self.options.largest_component:
+                agreed, cut = largest_components(torch.where(chosen, agreed, plain), self.plan.n_classes)
+                doubtful |= cut
+            labels = torch.where(chosen, agreed, labels)
         certainty = torch.ones_like(teacher[:, 0])
         if self.options.uncertainty_weights:
             certain = 1 - superpixels.uncertainty
             if self.options.uncertainty_form == "exponential":
                 certain = torch.exp(-superpixels.uncertainty)
             certainty = superpixels.on_voxels(certain, 0.0)
+        certainty = torch.where(doubtful, torch.zeros_like(certainty), certainty)
         if self.options.discard_others:
             certainty = torch.where(chosen, certainty, torch.zeros_like(certainty))
         parts = {
@@ -209,7 +215,36 @@ class SP3(Method):
         self.threshold.tau = torch.tensor(state["tau"], dtype=torch.float64)
 
 
-def _largest_components(labels: Tensor, n_classes: int) -> Tensor:
-    """Each sample's labels ``(B, *spatial)`` with the largest component of each class only."""
-    cleaned = [keep_largest_components(each, range(1, n_classes)) for each in labels.cpu().numpy()]
-    return torch.from_numpy(np.stack(cleaned)).to(labels.device)
+def largest_components(labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Pseudo-labels in which each class keeps its largest component in a patch.
+
+    What else lies wholly inside the patch becomes background. What touches the patch's border may be connected outside,
+    so nobody knows: it becomes background too, but is marked.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        ``(B, *spatial)`` uint8.
+
+    Returns
+    -------
+    labels : torch.Tensor
+        Of the same shape.
+    doubtful : torch.Tensor
+        ``(B, *spatial)`` bool: what was taken away at the border.
+    """
+    cleaned, doubtful = labels.cpu().numpy().copy(), np.zeros(labels.shape, dtype=bool)
+    for sample, doubt in zip(cleaned, doubtful, strict=True):
+        for label in range(1, n_classes):
+            components, n_components = scipy.ndimage.label(sample == label)
+            if n_components < 2:
+                continue
+            sizes = np.bincount(components.ravel())
+            sizes[0] = 0
+            others = (components > 0) & (components != sizes.argmax())
+            at_border = np.zeros(n_components + 1, dtype=bool)
+            for axis in range(components.ndim):
+                at_border[components.take((0, -1), axis)] = True
+            sample[others] = 0
+            doubt |= others & at_border[components]
+    return torch.from_numpy(cleaned).to(labels.device), torch.from_numpy(doubtful).to(labels.device)
