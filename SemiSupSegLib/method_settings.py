@@ -22,7 +22,9 @@ class SP3Settings(Settings):
     refinement: bool = setting(True, "Beneficial superpixels take their majority class")
     discard_others: bool = setting(False, "Superpixels that are not beneficial train nothing")
     dynamic_threshold: bool = setting(True, "Threshold a class follows the teacher's confidence")
-    fixed_threshold: float = setting(0.7, "Threshold where it does not follow", minimum=0, maximum=1)
+    fixed_threshold: float = setting(
+        0.7, "Threshold where it does not follow; above 1 nothing is beneficial", minimum=0, maximum=2
+    )
     threshold_minimum: float = setting(0.5, "Lower clip of the dynamic threshold", minimum=0, maximum=1)
     threshold_maximum: float = setting(0.95, "Upper clip of the dynamic threshold", minimum=0, maximum=1)
     uncertainty_weights: bool = setting(True, "Weigh pseudo-labels by their superpixel's certainty")
@@ -36,6 +38,7 @@ class MeanTeacherSettings(Settings):
 
     weight: float = setting(1.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
     noise: float = setting(0.1, "Standard deviation of the teacher's input noise", minimum=0, maximum=1)
+    teacher_dropout: bool = setting(True, "The teacher predicts with dropout, where the network has any")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class UncertaintyAwareMeanTeacherSettings(Settings):
 
     weight: float = setting(1.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
     noise: float = setting(0.1, "Standard deviation of the teacher's input noise", minimum=0, maximum=1)
-    passes: int = setting(8, "Monte Carlo passes of the teacher", minimum=1, maximum=64)
+    passes: int = setting(8, "Monte Carlo passes of the teacher (T)", minimum=1, maximum=64)
+    dropout: float = setting(0.5, "Dropout at the coarsest level and before the classifier", minimum=0, maximum=0.9)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class SGRSSettings(Settings):
     beta: float = setting(0.75, "Both parameters of the mixing law Beta(a, a)", minimum=0.01, maximum=100)
     mixing: bool = setting(True, "Mix unlabeled with labeled patches for the second view")
     regions: bool = setting(True, "Regional supervision; off: one loss over all voxels")
+    inconsistent_region: bool = setting(True, "Train the inconsistent region too")
     uncertain_rule: str = setting("margin", "What makes a voxel uncertain", choices=("margin", "entropy", "none"))
     margin: float = setting(0.15, "Least distance of the two largest probabilities", minimum=0, maximum=1)
     entropy: float = setting(0.9837, "Largest entropy, as a share of ln C", minimum=0, maximum=1)
@@ -81,6 +86,11 @@ class EmbeddingMatchingSettings(Settings):
     pseudo_weight: float = setting(0.125, "Final weight of L_NN + L_EN", minimum=0, maximum=10)
     matching_loss: bool = setting(True, "Use L_NN")
     entropy_loss: bool = setting(True, "Use L_EN")
+    kernel: str = setting("cosine", "Similarity of embeddings", choices=("cosine", "euclidean"))
+    reduce: str = setting("mean", "What joins a draw's k similarities", choices=("mean", "max"))
     entropy_everywhere: bool = setting(False, "L_EN over all voxels, not only unreliable ones")
     temperature: float = setting(1.0, "Temperature of the similarities in L_EN", minimum=0.01, maximum=10)
     pooled: bool = setting(False, "Average references over the batch instead of pairing")
+    published_schedule: bool = setting(
+        False, "One ramp over the whole training for weights and threshold, instead of the general schedule"
+    )

@@ -52,14 +52,14 @@ class Trainer:
         cases: Sequence[TrainingCase],
         iterations: int,
     ):
-        self.settings = settings
+        self.method: Method = METHODS[settings.method].of(settings, plan)
+        self.settings = settings = self.method.adapted(settings)
         self.plan = plan
         self.device = device
         self.cases = list(cases)
         self.iterations = iterations
         self.iteration = 0
         self.rate_factor = 1.0
-        self.method: Method = METHODS[settings.method](settings, plan)
         torch.manual_seed(settings.seed)
         self.student = to_memory_format(build_planned_network(plan).to(device)).train()
         self.teacher = to_memory_format(build_planned_network(plan).to(device)).train()
@@ -96,7 +96,7 @@ class Trainer:
         if self.settings.optimizer.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.optimizer.gradient_clip)
         self.optimizer.step()
-        self._update_teacher()
+        self.method.update_teacher(self.student, self.teacher, self._teacher_decay(), self.iteration)
         self.iteration += 1
         names = ["loss", *losses.parts]
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
@@ -199,16 +199,10 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    @torch.no_grad()
-    def _update_teacher(self) -> None:
-        """theta' <- a theta' + (1 - a) theta with a = min(1 - 1/(t+1), decay, 1 - 10/N); buffers are copied."""
+    def _teacher_decay(self) -> float:
+        """a = min(1 - 1/(t+1), decay, 1 - 10/N)."""
         decay = min(self.settings.teacher.decay, max(0.0, 1 - 10 / self.iterations))
-        if not self.settings.warm_start:
-            decay = min(decay, 1 - 1 / (self.iteration + 1))
-        theirs, ours = list(self.teacher.parameters()), list(self.student.parameters())
-        torch._foreach_lerp_(theirs, [each.detach() for each in ours], 1 - decay)
-        for theirs, ours in zip(self.teacher.buffers(), self.student.buffers(), strict=True):
-            theirs.copy_(ours)
+        return decay if self.settings.warm_start else min(decay, 1 - 1 / (self.iteration + 1))
 
 
 def make_optimizer(network: nn.Module, settings: OptimizerSettings, rate: float) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...training_settings import TrainingSettings
 from ..losses import partial_loss, ramp_sigmoid
@@ -86,6 +86,15 @@ class Method:
         self.plan = plan
 
     @classmethod
+    def of(cls, settings: TrainingSettings, plan: Plan) -> Method:
+        """The method, or that variant of it which settings ask for."""
+        return cls(settings, plan)
+
+    def adapted(self, settings: TrainingSettings) -> TrainingSettings:
+        """The settings to train with: as they are, unless the method reproduces code that had its own."""
+        return settings
+
+    @classmethod
     def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
         """What the method asks of the network: ``dropout`` and ``dropout_everywhere``, where it does."""
         return {}
@@ -110,6 +119,11 @@ class Method:
         weight = ramp_sigmoid((fraction - schedule.unlabeled_start) / schedule.unlabeled_ramp)
         return weight if weight >= 0.01 else 0.0
 
+    def unlabeled_progress(self, fraction: float) -> float:
+        """Share 0..1 of the training with the unlabeled branch that is done: T/T_N for thresholds that follow it."""
+        start = 0.0 if self.settings.warm_start else self.settings.schedule.unlabeled_start
+        return min(max((fraction - start) / (1 - start), 0.0), 1.0) if start < 1 else 0.0
+
     def training_step(self, step: Step) -> Losses:
         """The losses of one step."""
         raise NotImplementedError(f"{type(self).__name__} has no training step")
@@ -117,6 +131,22 @@ class Method:
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy and Dice on annotated voxels, a case at a time: the supervised loss of every method."""
         return partial_loss(logits, batch.annotation).value
+
+    @torch.no_grad()
+    def update_teacher(self, student: nn.Module, teacher: nn.Module, decay: float, iteration: int) -> None:
+        """After the optimiser's step: ``theta' <- a theta' + (1 - a) theta``; buffers are copied.
+
+        Parameters
+        ----------
+        decay : float
+            a, as the settings and the length of the training have it.
+        iteration : int
+            Steps done before this one.
+        """
+        theirs, ours = list(teacher.parameters()), [each.detach() for each in student.parameters()]
+        torch._foreach_lerp_(theirs, ours, 1 - decay)
+        for theirs, ours in zip(teacher.buffers(), student.buffers(), strict=True):
+            theirs.copy_(ours)
 
     def state(self) -> dict[str, Any]:
         """What must be kept from step to step, as plain JSON values."""
@@ -134,3 +164,11 @@ def split(tensor: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 def softmax(logits: Tensor) -> Tensor:
     """Probabilities ``(B, C, *spatial)`` float32."""
     return torch.softmax(logits.float(), dim=1)
+
+
+def noisy(image: Tensor, deviation: float) -> Tensor:
+    """The image with Gaussian noise, clipped at two standard deviations as in UA-MT's code."""
+    if deviation == 0:
+        return image
+    limit = 2 * deviation
+    return image + (torch.randn_like(image) * deviation).clamp_(-limit, limit)

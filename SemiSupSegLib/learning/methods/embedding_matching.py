@@ -1,0 +1,246 @@
+"""Embedding Matching: where the teacher is unsure, voxels take the class whose annotated voxels look like them.
+
+After Xie, Willems, Lessmann, Gibbons, De Massari: "Voxel-wise embedding correspondence" (MIDL 2024, PMLR 250:1741-1753,
+arXiv 2407.04638), an uncertainty-aware mean teacher. No code was published; where the paper is silent, the choices are
+this project's.
+
+The schedule. In the paper one ramp exp(-5 (1 - T/T_N)^2) over the whole training raises the threshold of certainty and
+the weights of the unlabeled losses alike; ``published_schedule=True`` does that. By default annotations train alone at
+first, as with every method here, and the weights then rise quickly. Then the threshold must not follow the weights: at
+its end it is ln 2, where of two classes nothing is uncertain and matching has nothing left to do. So the threshold
+takes the rest of the training to rise, with T counted from where the unlabeled losses join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...labels import IGNORE
+from ...method_settings import EmbeddingMatchingSettings
+from ...training_settings import TrainingSettings
+from ..losses import ramp_sigmoid, softmax_entropy, weighted_cross_entropy
+from ..masked_mean import masked_mean
+from ..plan import Plan
+from ..sampling import Batch
+from .base import Losses, Method, Step, noisy, softmax, split
+from .ua_mt import monte_carlo_passes, uncertainty_threshold
+
+References = dict[int, Tensor]
+"""Of each class that is there, embeddings of sampled voxels: ``(l, k, D)``."""
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What M noisy passes of the teacher say, ``(B, *spatial)``: yhat_t and H."""
+
+    labels: Tensor
+    uncertainty: Tensor
+
+    @classmethod
+    def of_passes(cls, logits: Tensor) -> TeacherView:
+        """From logits ``(M, B, C, *spatial)``: argmax of the mean probability, mean of the passes' entropies."""
+        flat = logits.flatten(0, 1)
+        passes = logits.shape[:2]
+        mean = softmax(flat).unflatten(0, passes).mean(dim=0)
+        return cls(mean.argmax(dim=1).to(torch.uint8), softmax_entropy(flat).unflatten(0, passes).mean(dim=0))
+
+
+class EmbeddingMatching(Method):
+    """``L = L_S + w_UA L_UA + w_PS (L_NN + L_EN)``."""
+
+    name = "embedding_matching"
+    uses_unlabeled = True
+
+    def __init__(self, settings: TrainingSettings, plan: Plan):
+        super().__init__(settings, plan)
+        self.options = settings.embedding_matching
+
+    @classmethod
+    def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
+        return {"dropout": settings.embedding_matching.dropout, "dropout_everywhere": True}
+
+    def unlabeled_weight(self, fraction: float) -> float:
+        if self.options.uncertainty_weight == 0 and not self._matches:
+            return 0.0
+        return ramp_sigmoid(fraction) if self.options.published_schedule else super().unlabeled_weight(fraction)
+
+    def threshold(self, fraction: float) -> float:
+        """lambda_T = (3/4 + ramp(T, 1/4)) ln 2."""
+        return uncertainty_threshold(fraction if self.options.published_schedule else self.unlabeled_progress(fraction))
+
+    @property
+    def _matches(self) -> bool:
+        return self.options.pseudo_weight > 0 and (self.options.matching_loss or self.options.entropy_loss)
+
+    def training_step(self, step: Step) -> Losses:
+        weight = self.unlabeled_weight(step.fraction)
+        if weight == 0:
+            image = noisy(step.strong(step.labeled.image), self.options.student_noise)
+            supervised = self.supervised(step.student(image), step.labeled)
+            return Losses(supervised, {"supervised": supervised})
+
+        teacher = TeacherView.of_passes(
+            monte_carlo_passes(step, step.unlabeled.image, self.options.passes, self.options.teacher_noise)
+        )
+        unreliable = teacher.uncertainty >= self.threshold(step.fraction)
+        image = step.strong(step.labeled.joined(step.unlabeled).image)
+        logits, embedding = step.student_features(noisy(image, self.options.student_noise))
+        (labeled, logits), query = split(logits, step.labeled), split(embedding, step.labeled)[1]
+        supervised = self.supervised(labeled, step.labeled)
+        l_ua = weighted_cross_entropy(logits, teacher.labels, ~unreliable).value
+        total = supervised + weight * self.options.uncertainty_weight * l_ua
+        parts = {"supervised": supervised, "L_UA": l_ua, "unreliable": unreliable.float().mean()}
+        if self._matches:
+            l_nn, l_en = self.matching_losses(step, logits, query, teacher, unreliable)
+            total = total + weight * self.options.pseudo_weight * (l_nn + l_en)
+            parts |= {"L_NN": l_nn, "L_EN": l_en}
+        return Losses(total, parts)
+
+    def matching_losses(
+        self, step: Step, logits: Tensor, query: Tensor, teacher: TeacherView, unreliable: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """L_NN and L_EN: cross-entropy with the matched class, and entropy of the similarities, on unreliable voxels.
+
+        Only voxels are matched whose class in the teacher's eyes has references, and only where two classes have some;
+        else a class that a patch doesn't show could never win.
+
+        Parameters
+        ----------
+        logits, query : torch.Tensor
+            The student's logits ``(B, C, *spatial)`` and embeddings ``(B, D, *spatial)`` of unlabeled patches.
+        """
+        options = self.options
+        wanted = torch.ones_like(unreliable) if options.entropy_everywhere else unreliable
+        nothing = torch.zeros((), device=logits.device)
+        if not wanted.any():
+            return nothing, nothing
+        references = self.references(step)
+        matched = torch.full_like(teacher.labels, IGNORE)
+        entropies, chosen = torch.zeros_like(unreliable, dtype=torch.float32), torch.zeros_like(unreliable)
+        for index, each in enumerate(references_for(references, len(query), options.pooled)):
+            if len(each) < 2:
+                continue
+            classes = torch.tensor(sorted(each), device=query.device)
+            voxels = wanted[index] & torch.isin(teacher.labels[index], classes.to(torch.uint8))
+            similarity = similarities(query[index].movedim(0, -1)[voxels], each, options)  # (voxels, classes)
+            matched[index][voxels] = classes[similarity.detach().argmax(dim=1)].to(torch.uint8)
+            entropy = softmax_entropy(similarity / options.temperature)
+            entropies[index] = entropies[index].masked_scatter(voxels, entropy)
+            chosen[index] = voxels
+        l_nn = weighted_cross_entropy(logits, matched, unreliable & chosen).value if options.matching_loss else nothing
+        l_en = masked_mean(entropies, chosen).value if options.entropy_loss else nothing
+        return l_nn, l_en
+
+    def references(self, step: Step) -> list[References]:
+        """References of each labeled patch, embedded by the teacher on a noisy copy, with dropout as in training."""
+        image = noisy(step.labeled.image, self.options.teacher_noise)
+        embedding = step.teacher_features(image, dropout=True)[1].float().movedim(1, -1)  # (B, *spatial, D)
+        candidates = reference_candidates(step.labeled, self.plan.n_classes, self.options.band)
+        return [
+            {
+                label: sampled[torch.from_numpy(rows).to(sampled.device)]
+                for label, sampled in ((label, embedding[index][mask]) for label, mask in masks.items())
+                for rows in [draw_references(len(sampled), self.options, step.numbers)]
+            }
+            for index, masks in enumerate(candidates)
+        ]
+
+
+def reference_candidates(batch: Batch, n_classes: int, band: float) -> list[dict[int, Tensor]]:
+    """Voxels ``(*spatial)`` bool that may be references, of each patch and each class that it shows.
+
+    In a dense patch these are the voxels just inside a class's surface: at most `band` voxels from an annotated voxel
+    of another class. In a scribbled one (less than half annotated), and for a class that fills its patch, these are all
+    its annotated voxels.
+    """
+    annotation = batch.annotation
+    annotated = annotation != IGNORE
+    is_dense = annotated.flatten(1).float().mean(dim=1) >= 0.5
+    found: list[dict[int, Tensor]] = [{} for _ in range(len(batch))]
+    for label in range(n_classes):
+        inside = annotation == label
+        shell = inside & is_within(annotated & ~inside, band)
+        for index in torch.nonzero(inside.flatten(1).any(dim=1)).flatten().tolist():
+            use_shell = bool(is_dense[index]) and bool(shell[index].any())
+            found[index][label] = (shell if use_shell else inside)[index]
+    return found
+
+
+def is_within(mask: Tensor, distance: float) -> Tensor:
+    """Voxels at most so far from a mask ``(B, *spatial)``: exact Euclidean distances in voxels, one axis at a time."""
+    reach = int(distance)
+    far = float((distance + 1) ** 2)
+    squared = torch.where(mask, 0.0, far)
+    for axis in range(1, mask.dim()):
+        padding = [0] * (2 * (mask.dim() - 1))
+        padding[2 * (mask.dim() - 1 - axis) : 2 * (mask.dim() - axis)] = [reach, reach]
+        padded = functional.pad(squared, padding, value=far)
+        for offset in range(-reach, reach + 1):
+            shifted = padded.narrow(axis, reach + offset, mask.shape[axis])
+            squared = torch.minimum(squared, shifted + float(offset**2))
+    return squared <= distance**2
+
+
+def draw_references(count: int, options: EmbeddingMatchingSettings, numbers: np.random.Generator) -> np.ndarray:
+    """Rows ``(l, k)`` of `count` candidates: fresh ones a draw, none twice in a draw unless there are too few."""
+    k = options.references
+    return np.stack([numbers.choice(count, k, replace=count < k) for _ in range(options.draws)])
+
+
+def references_for(references: Sequence[References], count: int, pooled: bool) -> list[References]:
+    """The references of each of `count` unlabeled patches.
+
+    Unlabeled patch i takes those of labeled patch i, and of classes that it lacks those of the other patches; pooled,
+    all take those of all.
+    """
+    classes = sorted(set().union(*references))
+    together = {label: torch.cat([each[label] for each in references if label in each]) for label in classes}
+    if pooled:
+        return [together] * count
+    return [{**together, **references[index % len(references)]} for index in range(count)]
+
+
+def similarities(query: Tensor, references: References, options: EmbeddingMatchingSettings) -> Tensor:
+    """K_c(v): mean over draws of the mean (or maximum) over k of how similar references and query are.
+
+    With the cosine and the mean this is a nearest-mean rule: the product of the normalised query with the mean of the
+    normalised references, however many there are.
+
+    Parameters
+    ----------
+    query : torch.Tensor
+        ``(voxels, D)``, the student's embeddings.
+    references : dict
+        The teacher's, ``(l, k, D)`` a class.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(voxels, classes)`` float32, classes in ascending order.
+    """
+    query = query.float()
+    classes = [references[label].float() for label in sorted(references)]
+    if options.kernel == "cosine":
+        query, classes = unit(query), [unit(each) for each in classes]
+        if options.reduce == "mean":
+            return query @ torch.stack([each.flatten(0, 1).mean(dim=0) for each in classes], dim=1)
+    columns = []
+    for each in classes:
+        flat = each.flatten(0, 1)
+        kernel = query @ flat.T if options.kernel == "cosine" else 1 / (1 + torch.cdist(query, flat).square())
+        kernel = kernel.unflatten(1, each.shape[:2])  # (voxels, l, k)
+        over_k = kernel.mean(dim=2) if options.reduce == "mean" else kernel.amax(dim=2)
+        columns.append(over_k.mean(dim=1))
+    return torch.stack(columns, dim=1)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors ``(..., D)`` of length 1."""
+    return functional.normalize(vectors, dim=-1, eps=1e-6)
