@@ -256,7 +256,8 @@ def write_volume(path: Path | str, volume: Volume, compress: bool = True) -> Non
     Raises
     ------
     VolumeError
-        ``NOT_WRITABLE`` or ``DISK_FULL``; ``BAD_GEOMETRY`` for a sheared volume in a format that can't hold it.
+        ``NOT_WRITABLE`` (formats of two files, such as ``.mhd``, included) or ``DISK_FULL``; ``BAD_GEOMETRY`` for a
+        sheared volume in a format that can't hold it.
     """
     path = Path(path)
     if path.name.lower().endswith(".nrrd"):
@@ -264,6 +265,12 @@ def write_volume(path: Path | str, volume: Volume, compress: bool = True) -> Non
             path, lambda temporary: write_nrrd(temporary, volume.array, volume.geometry, compress=compress)
         )
         return
+    if path.suffix.lower() in (".mhd", ".nhdr", ".hdr", ".img"):
+        raise VolumeError(
+            f"'{path}' would be two files, header and voxels, which can't be replaced at once.",
+            "Save it as .nrrd, .mha or .nii.gz.",
+            code=ErrorCode.NOT_WRITABLE,
+        )
     if path.name.lower().endswith((".nii", ".nii.gz")) and _shear(np.reshape(volume.geometry.direction, (3, 3))) > 1e-5:
         raise VolumeError(
             f"A sheared volume can't be kept in a NIfTI file ('{path}').",
