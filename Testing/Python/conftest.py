@@ -26,9 +26,16 @@ def run_python(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
     ``path`` goes onto PYTHONPATH, everything else to `subprocess.run`.
     """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    locks = tmp_path_factory.mktemp("locks")  # else a test would wait for whoever trains on this machine
 
     def run(*arguments: object, path: Path | None = None, **options) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "PYTHONPATH": str(path or ""), "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(path or ""),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUTF8": "1",
+            "SEMISUPSEG_LOCKS": str(locks),
+        }
         options = {"cwd": elsewhere, "env": environment, "timeout": 300, **options}
         return subprocess.run(
             [sys.executable, *map(str, arguments)], capture_output=True, text=True, encoding="utf-8", **options

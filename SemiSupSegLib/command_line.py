@@ -1,0 +1,91 @@
+"""The command line: ``python -m SemiSupSegLib doctor | demo | cohort | train | predict | evaluate``.
+
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
+3 cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+from .commands import cohort, demo, doctor, evaluate, predict, train
+from .errors import ErrorCode, SemiSupSegError
+from .files import explain_os_error
+
+DONE, FAILED, WRONG_USAGE, CANCELLED = 0, 1, 2, 3
+EXIT_CODES = {ErrorCode.BAD_SETTING: WRONG_USAGE, ErrorCode.CANCELLED: CANCELLED}
+"""Exit codes of the errors that are not plain failures."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one sentence; knows ``--debug`` on every level."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where in the program an error arose"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        sentence = message[:1].upper() + message[1:].rstrip(".")
+        self.exit(WRONG_USAGE, f"{sentence}. Run '{self.prog} --help' to see what it takes.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The arguments after the program's name; those of this process by default.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that can't show a name must not end the run
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # how argparse says "help was shown" and "wrong usage"
+        return int(stop.code or DONE)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("Cancelled.", file=sys.stderr)
+        return CANCELLED
+    except Exception as error:
+        if "debug" in options:
+            traceback.print_exc()
+        else:
+            print(_sentences(error), file=sys.stderr)
+        return EXIT_CODES.get(getattr(error, "code", None), FAILED)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m SemiSupSegLib",
+        description="Semi-supervised segmentation: a model of your own from scribbles on a few scans.",
+        epilog="Run a command with --help to see what it takes.",
+    )
+    parser.add_argument("--version", action="version", version=f"SemiSupSeg {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for command in (doctor, demo, cohort, train, predict, evaluate):
+        command.add_to(commands)
+    return parser
+
+
+def _sentences(error: Exception) -> str:
+    """What happened and what to do, for a person."""
+    if isinstance(error, SemiSupSegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "The computer ran out of memory. Close other programs, or use smaller scans."
+    if isinstance(error, OSError):
+        return str(explain_os_error(error, "use"))
+    return (
+        f"Something went wrong inside SemiSupSeg ({type(error).__name__}: {error}). "
+        "Run the command again with --debug, and report what it prints."
+    )

@@ -1,0 +1,129 @@
+"""``train``: a model from a cohort, in a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ..errors import ErrorCode, RunError, SettingsError
+from ..runs import RunFolder, RunRequest
+from ..training_settings import METHODS, TrainingSettings
+from .local_run import follow
+
+LEADER_SECONDS = 60
+"""How long the other processes of torchrun wait for the first to make the run folder."""
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a model on a cohort",
+        epilog="Ctrl+C stops with a checkpoint; --resume goes on there. '--set help' lists every setting.",
+    )
+    parser.add_argument("cohort", metavar="COHORT.json", type=Path, nargs="?", help="may be left out with --resume")
+    parser.add_argument("--method", metavar="M", help=f"one of: {', '.join(METHODS)}; may be left out with --resume")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="the run's folder")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", metavar="N", help="how long to train")
+    budget.add_argument("--iterations", metavar="N", help="how many steps to train, instead")
+    parser.add_argument("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:INDEX or mps")
+    parser.add_argument("--seed", metavar="S", help="seed of every random number")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="any other setting; 'help' lists them",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--json", action="store_true", help="print the run's events, a JSON object a line")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.set == ["help"]:
+        print(settings_text())
+        return 0
+    if options.out is None:
+        raise SettingsError("No folder for the run is given.", "Name one with --out.")
+    folder = _resumed(options) if options.resume else _created(options)
+    follow(folder, "Training", as_json=options.json)
+    if not options.json and _is_leader():
+        print(f"The model is in '{folder.model}'.")
+    return 0
+
+
+def _created(options: argparse.Namespace) -> RunFolder:
+    if options.cohort is None or options.method is None:
+        missing = "cohort" if options.cohort is None else "method (--method)"
+        raise SettingsError(f"No {missing} is given.", "Only with --resume they may be left out.")
+    settings = TrainingSettings().with_overrides(_assignments(options))
+    if not options.cohort.is_file():
+        raise RunError(
+            f"There is no cohort '{options.cohort}'.", "Make one with 'cohort create'.", code=ErrorCode.MISSING_FILE
+        )
+    request = RunRequest(
+        task="train",
+        cohort=str(options.cohort),
+        settings=settings.to_json(),
+        label=options.out.name,
+    )
+    return RunFolder.create(options.out, request) if _is_leader() else _made_by_leader(options.out)
+
+
+def _resumed(options: argparse.Namespace) -> RunFolder:
+    """The folder of a run that goes on: everything stays as it was, only the device may be another."""
+    folder = RunFolder.open(options.out)
+    request = folder.request()
+    if request.task != "train":
+        raise RunError(f"The run in '{options.out}' trains nothing.", "Name the folder of a training run.")
+    if options.cohort is not None and options.cohort.resolve() != Path(request.cohort).resolve():
+        raise SettingsError(
+            f"The run in '{options.out}' trains on '{request.cohort}'.", "Leave the cohort out, or start a new run."
+        )
+    settings = TrainingSettings.from_json(request.settings)
+    wanted = settings.with_overrides(_assignments(options))
+    if wanted.with_overrides([f"device={settings.device}"]) != settings:
+        raise SettingsError(
+            "A resumed run keeps its settings; only --device may change.", "Leave the others out, or start a new run."
+        )
+    if wanted != settings and _is_leader():
+        folder.update_request(settings=wanted.to_json())
+    return folder
+
+
+def _assignments(options: argparse.Namespace) -> list[str]:
+    """Everything the person chose, as ``KEY=VALUE``; a plain option counts more than --set."""
+    named = [(name, getattr(options, name)) for name in ("method", "minutes", "iterations", "device", "seed")]
+    return [*options.set, *(f"{name}={value}" for name, value in named if value is not None)]
+
+
+def _is_leader() -> bool:
+    from ..learning.session import rank
+
+    return rank() == 0
+
+
+def _made_by_leader(path: Path) -> RunFolder:
+    deadline = time.monotonic() + LEADER_SECONDS
+    while time.monotonic() < deadline:
+        if (path / "run.json").is_file():
+            return RunFolder.open(path)
+        time.sleep(0.1)
+    raise RunError(f"The first process didn't make '{path}'.", "Look at what it says.")
+
+
+def settings_text() -> str:
+    """Every setting of a training with its meaning, default and range."""
+    lines = []
+    for each in TrainingSettings.describe():
+        unit = f" {each.unit}" if each.unit else ""
+        limits = [
+            f"{name} {value}" for name, value in (("from", each.minimum), ("to", each.maximum)) if value is not None
+        ]
+        takes = ", ".join(each.choices) if each.choices else " ".join([each.kind + unit, *limits])
+        default = "" if each.default in (None, "") else f"; default {each.default}"
+        lines.append(f"{each.key}\n    {each.description} ({takes}{default})")
+    return "\n".join(lines)
