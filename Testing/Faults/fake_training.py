@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -166,6 +167,9 @@ def _do_fault(fault: str, session: Session) -> None:
     elif fault == "hang":
         while True:
             time.sleep(60)
+    elif fault == "clock":
+        real, jumps = time.time, itertools.cycle((1e9, -1e9, 0))
+        time.time = lambda: real() + next(jumps)
     elif fault == "noise":
         print("not an event")
         sys.stdout.flush()
