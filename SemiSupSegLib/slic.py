@@ -27,8 +27,7 @@ import numpy as np
 
 INTENSITY_LEVELS = 1023  # 10 bits: finer than the noise of any scan once it is scaled to [0, 1]
 CANDIDATE_BITS = 3
-FARTHEST = 2**29  # the largest fixed-point distance of a candidate that exists
-NOWHERE = 2**30  # the distance of one that doesn't (beyond the border of the volume)
+FARTHEST = 2**29  # the largest fixed-point distance: leaves room for sums below 2^31
 SAMPLES_PER_AXIS = 8  # a centre is estimated from at most 8^3 voxels of each cell
 _CELLS_PER_CALL = 8192  # keeps one call's arrays within a level-2 cache
 
@@ -80,26 +79,20 @@ class Lattice:
         """Axes along which clusters extend: those with more than one voxel per seed."""
         return tuple(axis for axis, step in enumerate(self.step) if step > 1)
 
-    def candidate_seeds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The seeds that the voxels of each cell choose from.
+    def candidate_seeds(self) -> np.ndarray:
+        """Numbers (C order) of the seeds that each cell's voxels choose from, (candidates, cells k, j, i).
 
-        Returns
-        -------
-        seeds : numpy.ndarray of int32, shape (candidates, cells k, j, i)
-            Number of the seed in C order; some other seed's where there is none.
-        exists : numpy.ndarray of bool, same shape
-            False for candidates beyond the border of the volume.
+        A candidate beyond the border of the volume is replaced by the last seed before it, which is
+        a candidate already: naming it twice changes nothing.
         """
-        seeds, exist = [], []
+        seeds = []
         for corner in itertools.product(*(range(n) for n in self.candidates)):
             along = [
                 np.arange(cells) + shift - (candidates - 1)
                 for cells, shift, candidates in zip(self.cells, corner, self.candidates, strict=True)
             ]
-            place = np.meshgrid(*along, indexing="ij")
-            exist.append(np.all([(x >= 0) & (x < n) for x, n in zip(place, self.seeds, strict=True)], axis=0))
-            seeds.append(np.ravel_multi_index(place, self.seeds, mode="clip"))
-        return np.stack(seeds).astype(np.int32), np.stack(exist)
+            seeds.append(np.ravel_multi_index(np.meshgrid(*along, indexing="ij"), self.seeds, mode="clip"))
+        return np.stack(seeds).astype(np.int32)
 
     def origins(self, axis: int) -> np.ndarray:
         """First voxel of each cell along ``axis``."""
@@ -256,7 +249,7 @@ class _Clustering:
         self.scale, self.level_scale = fixed_point_scales(lattice, weights, compactness)
         self.blocks = lattice.blocked(levels)
         self.centres = initial_centres(levels, lattice)
-        self.seeds, self.exists = lattice.candidate_seeds()
+        self.seeds = lattice.candidate_seeds()
         self.inside_k, inside_j, inside_i = (lattice.inside(axis) for axis in range(3))
         self.inside_ji = (inside_j[:, None, :, None] & inside_i[None, :, None, :]).astype(np.int64)
         _, cells_j, cells_i = lattice.cells
@@ -329,7 +322,7 @@ class _Distances:
 
     def __init__(self, clustering: _Clustering, layers: slice):
         lattice = clustering.lattice
-        seeds, exists = clustering.seeds[:, layers], clustering.exists[:, layers]
+        seeds = clustering.seeds[:, layers]
         self.blocks = clustering.blocks
         self.layers = layers
         self.cells = seeds[0].size
@@ -339,9 +332,8 @@ class _Distances:
             return whole.reshape(*whole.shape[:-3], self.cells)
 
         level, *centre = clustering.centres[:, seeds]
-        exists = exists.reshape(-1, self.cells)
-        self.slope = fixed(-2 * clustering.level_scale * level) * exists
-        self.base = np.where(exists, fixed(clustering.level_scale * level**2), np.int32(NOWHERE))
+        self.slope = fixed(-2 * clustering.level_scale * level)
+        self.base = fixed(clustering.level_scale * level**2)
         self.base += np.arange(len(seeds), dtype=np.int32)[:, None]
         self.along = []  # per axis (step, candidates, cells)
         for axis in range(3):

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..connectivity import connect
 from ..slic import (
     CANDIDATE_BITS,
-    NOWHERE,
     Lattice,
     PackedSums,
     fixed_point_scales,
@@ -157,10 +156,9 @@ class _Clustering:
         self.weights = weights
         self.scale, self.level_scale = fixed_point_scales(lattice, weights, compactness)
         self.device = device
-        seeds, exists = lattice.candidate_seeds()
+        seeds = lattice.candidate_seeds()
         self.cells = seeds[0].size
         self.seeds = self._upload(seeds).view(-1, self.cells)  # (candidates, cells)
-        self.exists = self._upload(exists).view(-1, self.cells)
         self.blocks = self._upload(lattice.blocked(levels)).view(*lattice.step, self.cells)
         self.centres = self._upload(initial_centres(levels, lattice))
         self.numbers = torch.arange(self.cells, device=device)
@@ -213,8 +211,8 @@ class _Clustering:
         """The distance's parts: per cell, per offset along one axis, and per level."""
         level, *centre = self.centres[:, self.seeds]
         candidates = torch.arange(len(self.seeds), dtype=torch.int32, device=self.device)[:, None]
-        self.slope = _fixed(-2 * self.level_scale * level) * self.exists
-        self.base = _fixed(self.level_scale * level**2).where(self.exists, NOWHERE) + candidates
+        self.slope = _fixed(-2 * self.level_scale * level)
+        self.base = _fixed(self.level_scale * level**2) + candidates
         self.along = []  # per axis (step, candidates, cells)
         for axis in range(3):
             offsets = torch.arange(self.lattice.step[axis], device=self.device).view(-1, 1, 1)

@@ -16,12 +16,13 @@ from scipy import ndimage
 from SemiSupSegLib.connectivity import connect
 from SemiSupSegLib.errors import ErrorCode, SettingsError, VolumeError
 from SemiSupSegLib.propagation import oracle_dice
-from SemiSupSegLib.slic import Lattice
+from SemiSupSegLib.slic import INTENSITY_LEVELS, Lattice
 from SemiSupSegLib.superpixels import (
     SuperpixelSettings,
     cached_superpixels,
     compute_superpixels,
     load_superpixels,
+    prepared_levels,
     save_superpixels,
     superpixel_key,
 )
@@ -220,15 +221,40 @@ def test_settings_out_of_range_are_refused(wrong):
 
 @settings(max_examples=100, deadline=None)
 @given(st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.floats(0.2, 50)] * 3))
-def test_blocks_are_undone_and_every_voxel_has_candidates_beside_it(shape, ideal):
+def test_blocks_are_undone_and_every_voxel_has_a_seed_nearby(shape, ideal):
     lattice = Lattice.over(shape, ideal)
     volume = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
     np.testing.assert_array_equal(lattice.unblocked(lattice.blocked(volume)), volume)
-    seeds, exists = lattice.candidate_seeds()
-    assert set(seeds[exists]) == set(range(lattice.seed_count))
-    inside = [lattice.inside(axis).any(axis=0) for axis in range(3)]
-    used = inside[0][:, None, None] & inside[1][:, None] & inside[2]
-    assert exists.any(axis=0)[used].all()
+    assert set(lattice.candidate_seeds().ravel()) == set(range(lattice.seed_count))
+    for axis, (extent, step) in enumerate(zip(shape, lattice.step, strict=True)):
+        # the nearest seed of every voxel is a candidate of its cell
+        nearest = np.abs(np.arange(extent)[:, None] - lattice.seed_positions(axis)).min(axis=1)
+        assert nearest.max() <= step
+
+
+def test_blur_is_gaussian_and_as_wide_in_millimetres_along_every_axis():
+    image = noise((12, 20, 20))
+    low, high = np.percentile(image, (0.5, 99.5))
+    scaled = np.clip((image - low) / (high - low), 0, 1)
+    for sigma in (0.6, 1.0, 1.5):
+        blurred = ndimage.gaussian_filter(scaled, (sigma / 2, sigma, sigma), mode="reflect")
+        levels = prepared_levels(image, (2.0, 1.0, 1.0), SuperpixelSettings(sigma=sigma))
+        assert np.abs(levels / INTENSITY_LEVELS - blurred).max() < 0.05
+        assert np.corrcoef(levels.ravel(), blurred.ravel())[0, 1] > 0.995
+
+
+def test_slices_are_not_blurred_into_each_other():
+    image = np.stack([np.zeros((6, 6)), np.ones((6, 6)), np.zeros((6, 6))])
+    levels = prepared_levels(image, (1.0, 1.0, 1.0), SuperpixelSettings(dimensions=2))
+    np.testing.assert_array_equal(levels, image * INTENSITY_LEVELS)
+
+
+def test_a_few_extreme_voxels_do_not_flatten_the_rest():
+    image = np.tile(np.arange(100.0), (20, 20, 1))
+    image[0, 0, 0] = 1e6
+    levels = prepared_levels(image, (1.0, 1.0, 1.0), SuperpixelSettings(sigma=0))
+    assert (levels.min(), levels.max()) == (0, INTENSITY_LEVELS)
+    assert len(np.unique(levels)) > 90
 
 
 def test_scattered_voxels_join_the_most_similar_neighbour():
@@ -237,6 +263,14 @@ def test_scattered_voxels_join_the_most_similar_neighbour():
     centres = np.array([[9, 2, 7], [0, 0, 0], [0, 0, 0], [1, 3.5, 8]])
     ids = connect(labels, levels, centres, cell_volume=3)
     np.testing.assert_array_equal(ids, [[[0, 0, 0, 1, 1, 2, 2, 2, 2, 2]]])
+
+
+def test_neighbouring_pieces_of_two_clusters_join_one_by_one():
+    labels = np.array([[[0, 0, 0, 0, 1, 2, 3, 3, 3, 3]]], np.int32)
+    levels = np.array([9, 8, 2, 1])[labels]
+    centres = np.array([[9, 8, 2, 1], [0] * 4, [0] * 4, [1.5, 4, 5, 7.5]])
+    ids = connect(labels, levels, centres, cell_volume=8)
+    np.testing.assert_array_equal(ids, [[[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]]])
 
 
 def test_tiny_superpixels_are_merged():
