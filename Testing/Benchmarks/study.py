@@ -1,0 +1,219 @@
+"""A study: methods compared in paired runs (same labeled scans, same seed), in a queue that resumes where it stopped.
+
+Every run goes through the command line as a user's would: train, predict, evaluate. What is finished is never done
+again: call the same command until it says that all runs are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SemiSupSegLib.files import read_json, write_json_atomically
+from SemiSupSegLib.runs import RunFolder
+from SemiSupSegLib.training_settings import METHODS
+
+from .protocols import FOLDS, PUBLISHED_LA, Split, acdc_splits, hippocampus_splits, la_splits
+from .statistics import compare
+
+PUBLISHED_ITERATIONS = 6000
+_TRANSDUCTIVE_CASES = 20
+"""Unlabeled training scans that are predicted for transductive Dice in the quick form."""
+
+
+def main(protocol: str, arguments: Sequence[str]) -> int:
+    """Run what is left of a study, store its results, print its table."""
+    options = _parse(protocol, arguments)
+    splits = _splits(protocol, options)
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows, began, finished = [], time.monotonic(), True
+    for split in splits:
+        for method in options.methods:
+            left = None if options.seconds is None else options.seconds - (time.monotonic() - began)
+            row = run(split, method, options, left)
+            if row is None:
+                finished = False
+                continue
+            rows.append(row)
+            _store(protocol, options, rows)
+    print(table(rows))
+    print("all runs are done" if finished else "some runs are left: call the same command again")
+    return 0 if finished else 3
+
+
+def run(split: Split, method: str, options: argparse.Namespace, seconds_left: float | None) -> dict[str, Any] | None:
+    """One method on one split; None if the time was up before it was done."""
+    folder = options.work / f"{split.name}-{method}"
+    result = folder / "result.json"
+    if result.is_file():
+        return read_json(result, "a result")
+    if seconds_left is not None and seconds_left <= 0:
+        return None
+    folder.mkdir(exist_ok=True)
+    cohort = folder / "cohort.json"
+    if not cohort.is_file():
+        split.cohort.save(cohort)
+    training = folder / "run"
+    command = ["train", str(cohort), "--method", method, "--out", str(training), "--seed", str(split.seed)]
+    command += ["--device", options.device, *_budget(options)]
+    for assignment in _settings(options):
+        command += ["--set", assignment]
+    if training.is_dir():
+        command.append("--resume")
+    if not _call(command, seconds_left):
+        return None
+    details = RunFolder.open(training).details()
+    row = {
+        "method": method,
+        "split": split.name,
+        "seed": split.seed,
+        "iterations": details["iterations"],
+        "seconds": round(details["seconds_trained"], 1),
+        "device": details["device"],
+        "versions": details["versions"],
+        "plan": details["plan"],
+    }
+    groups = {"test": split.test, "unlabeled": split.unlabeled[: options.transductive]}
+    for network in options.networks:
+        for group, cases in groups.items():
+            if cases:
+                row[f"{group} {network}"] = _scores(folder, training, cohort, network, group, cases)
+    row["clean test"] = list(split.clean_test)
+    write_json_atomically(result, row)
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean and paired differences as text."""
+    lines = [f"{'method':<20}{'runs':>5}{'test Dice':>12}{'HD95 mm':>9}{'unlabeled':>11}{'clean':>8}{'student':>9}"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = [
+            np.mean([row["test teacher"]["mean_dice"] for row in mine]),
+            np.mean([_mean_of_cases(row, "hd95") for row in mine]),
+            _nanmean([row.get("unlabeled teacher", {}).get("mean_dice") for row in mine]),
+            _nanmean([_mean_of_cases(row, "dice", row["clean test"]) for row in mine]),
+            _nanmean([row.get("test student", {}).get("mean_dice") for row in mine]),
+        ]
+        lines.append(f"{method:<20}{len(mine):>5}{cells[0]:>12.4f}{cells[1]:>9.2f}{cells[2]:>11.4f}"
+                     f"{cells[3]:>8.4f}{cells[4]:>9.4f}")  # fmt: skip
+    for line in compare(rows):
+        lines.append(f"{line['method']} - {line['baseline']}: {line['difference']:+.4f} "
+                     f"[{line['low']:+.4f}, {line['high']:+.4f}] in {line['runs']} runs, {line['better']} better, "
+                     f"p (Holm) {line['p_holm']:.3f}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _scores(folder: Path, training: Path, cohort: Path, network: str, group: str, cases: Sequence[str]) -> dict:
+    out = folder / f"{group}-{network}"
+    scores = folder / f"{group}-{network}.json"
+    if not _call(["predict", str(training), str(cohort), "--out", str(out), "--cases", *cases,
+                  "--set", f"network={network}", "--set", "uncertainty=true"]):  # fmt: skip
+        raise SystemExit(f"the prediction of {folder.name} failed")
+    if not _call(["evaluate", str(out), str(cohort), "--cases", *cases, "--json", str(scores)]):
+        raise SystemExit(f"the evaluation of {folder.name} failed")
+    body = read_json(scores, "scores")
+    body["uncertainty"] = read_json(out / "predictions.json", "the predictions' uncertainty")["uncertainty"]
+    return body
+
+
+def _call(command: Sequence[str], seconds: float | None = None) -> bool:
+    """Run the command line; False where it was cancelled because the time was up."""
+    print("$ SemiSupSegLib", " ".join(command[:8]), "…", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "SemiSupSegLib", *command], stdout=subprocess.DEVNULL)
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        import signal
+
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        return False
+    if code == 3:
+        return False
+    if code != 0:
+        raise SystemExit(f"exit code {code} of: {' '.join(command)}")
+    return True
+
+
+def _budget(options: argparse.Namespace) -> list[str]:
+    if options.iterations:
+        return ["--iterations", str(options.iterations)]
+    return ["--minutes", str(options.minutes)] if options.quick else ["--iterations", str(PUBLISHED_ITERATIONS)]
+
+
+def _settings(options: argparse.Namespace) -> list[str]:
+    return [*(() if options.quick or options.protocol != "la" else PUBLISHED_LA), *options.set]
+
+
+def _splits(protocol: str, options: argparse.Namespace) -> list[Split]:
+    if protocol == "la":
+        return la_splits(options.data, labeled=options.labeled, runs=options.seeds, scribbles=options.scribbles)
+    if protocol == "acdc":
+        return acdc_splits(options.data, runs=options.seeds)
+    return hippocampus_splits(options.data, labeled=options.labeled, runs=options.seeds)
+
+
+def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    body = {
+        "protocol": protocol,
+        "form": "quick" if options.quick else "published",
+        "labeled": options.labeled,
+        "annotation": "scribbles" if options.scribbles or protocol == "acdc" else "dense",
+        "budget": _budget(options),
+        "settings": _settings(options),
+        "date": datetime.date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "comparisons": compare(rows),
+        "rows": rows,
+    }
+    write_json_atomically(options.out, json.loads(json.dumps(body)))
+
+
+def _mean_of_cases(row: dict[str, Any], measure: str, cases: Sequence[str] | None = None) -> float:
+    scores = row["test teacher"]["cases"]
+    chosen = scores if cases is None else [case for case in scores if case in cases]
+    values = [each[measure] for case in chosen for each in scores[case].values()]
+    return _nanmean(values)
+
+
+def _nanmean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m Testing.Benchmarks {protocol}", description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("SEMISUPSEG_DATA"), help="folder of the data sets")
+    parser.add_argument("--labeled", type=int, default=4, help="annotated training scans")
+    parser.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")
+    parser.add_argument("--methods", nargs="+", default=["supervised"], choices=METHODS)
+    parser.add_argument("--seeds", type=int, default=FOLDS, help="paired runs")
+    parser.add_argument("--quick", action="store_true", help="small network and reduced spacing, for a CPU")
+    parser.add_argument("--minutes", type=float, default=5.0, help="training time of a quick run")
+    parser.add_argument("--iterations", type=int, help="iterations of a run instead")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
+    parser.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
+    parser.add_argument("--seconds", type=float, help="stop after so long; the same command goes on")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every training")
+    parser.add_argument("--work", type=Path, default=Path("benchmark-runs"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
+    options = parser.parse_args(arguments)
+    options.protocol = protocol
+    if options.data is None:
+        parser.error("say where the data sets lie: --data, or the variable SEMISUPSEG_DATA")
+    options.data = Path(options.data)
+    return options
