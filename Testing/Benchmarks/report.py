@@ -37,9 +37,9 @@ def markdown(studies: Sequence[dict[str, Any]]) -> str:
             dice = np.array([row["test teacher"]["mean_dice"] for row in rows])
             spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
             unlabeled = [row["unlabeled teacher"]["mean_dice"] for row in rows if "unlabeled teacher" in row]
+            data = f"{study['protocol'].upper()} ({study['form']}) | {study['labeled']} {study['annotation']}"
             lines.append(
-                f"| {study['protocol'].upper()} ({study['form']}) | {study['labeled']} {study['annotation']} | {method} "
-                f"| {len(rows)} | {dice.mean():.3f}{spread} | {_hd95(rows):.1f} "
+                f"| {data} | {method} | {len(rows)} | {dice.mean():.3f}{spread} | {_hd95(rows):.1f} "
                 f"| {f'{np.mean(unlabeled):.3f}' if unlabeled else '–'} "
                 f"| {np.mean([row['seconds'] for row in rows]) / 60:.1f}, {rows[0]['device']} |"
             )
