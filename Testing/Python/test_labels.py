@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from SemiSupSegLib.errors import CohortError, ErrorCode
+from SemiSupSegLib.labels import MAXIMUM_CLASSES, LabelSchema, SegmentClass
+
+names = st.lists(
+    st.text(min_size=1, max_size=12).filter(lambda name: name.strip() and name.casefold() != "background"),
+    min_size=1,
+    max_size=6,
+    unique=True,
+)
+
+
+def test_missing_ids_colors_and_values_are_filled_in():
+    schema = LabelSchema((SegmentClass("left atrium"), SegmentClass("wall", "Segment_7", (1, 0, 0), "T", 9)))
+    first, second = schema.classes
+    assert (first.segment_id, first.value) == ("left atrium", 1)
+    assert all(0 <= component <= 1 for component in first.color)
+    assert (second.segment_id, second.color, second.terminology, second.value) == ("Segment_7", (1, 0, 0), "T", 9)
+    assert schema.n_classes == 3
+    assert schema.names == ("left atrium", "wall")
+
+
+def test_index_is_found_by_name_and_by_id():
+    schema = LabelSchema((SegmentClass("kidney", "K"), SegmentClass("tumor", "T")))
+    assert [schema.index_of(name) for name in ("background", "Background", "kidney", "T")] == [0, 0, 1, 2]
+    with pytest.raises(CohortError, match=r"no class 'liver'.*background, kidney, tumor"):
+        schema.index_of("liver")
+
+
+@given(names)
+def test_schema_comes_back_from_json(class_names):
+    schema = LabelSchema.from_names(class_names)
+    assert LabelSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+
+
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        ((), "no class"),
+        ((SegmentClass("a"), SegmentClass("a")), "same name: a"),
+        ((SegmentClass("a", "1"), SegmentClass("b", "1")), "same segment ID: 1"),
+        ((SegmentClass("a", value=2), SegmentClass("b")), "same label value: 2"),
+        (tuple(SegmentClass(str(n)) for n in range(MAXIMUM_CLASSES + 1)), "255 classes are too many"),
+    ],
+)
+def test_classes_that_can_not_be_told_apart_are_refused(classes, words):
+    with pytest.raises(CohortError, match=words) as caught:
+        LabelSchema(classes)
+    assert caught.value.code == ErrorCode.BAD_COHORT
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("arguments", [{"name": " "}, {"name": "a", "color": (2, 0, 0)}, {"name": "a", "value": 70000}])
+def test_impossible_class_is_refused(arguments):
+    with pytest.raises(CohortError):
+        SegmentClass(**arguments)
+
+
+@pytest.mark.parametrize(
+    "body", [None, {}, {"classes": 3}, {"classes": [{}]}, {"classes": [{"name": "a", "value": "x"}]}]
+)
+def test_text_that_is_no_schema_is_refused(body):
+    with pytest.raises(CohortError):
+        LabelSchema.from_json(body)
