@@ -1,4 +1,4 @@
-"""Too much of everything: lines in a burst, an owner that doesn't read, two workers on one folder, runs on one device."""
+"""Too much of everything: lines in a burst, an owner that doesn't read, workers on one folder, runs on one device."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def two_workers(lab: Laboratory) -> Result:
     """Four workers started at the same moment on one folder: one works, the others say that it's busy."""
     result = Result("four workers on one folder")
     for _ in lab.tries(10, 2):
-        folder = lab.run_folder(child=False, steps=600)
+        folder = lab.run_folder(child=False, steps=600, step_seconds=0.001)
         command = [sys.executable, str(FAKE_WORKER), str(folder.path)]
         folder.update_request(attached=False)
         crowd = [

@@ -24,8 +24,9 @@ _EVENTS = (
     ("finished", {"outcome": "finished", "iteration": 3, "seconds": 1.5, "manifest": "/tmp/m"}),
 )
 _PIECES = (
-    b"null", b"NaN", b"Infinity", b"-1", b"1e999", b"9" * 400, b"true", b'""', b"[]", b"{}", b"[" * 2000, b'{"a":' * 2000,
-    b"\xff\xfe", b"\0", b"\\ud800", b'"' + b"A" * 5000 + b'"', b"../../etc/passwd", b",", b":", b'"', b"}",
+    b"null", b"NaN", b"Infinity", b"-1", b"1e999", b"9" * 400, b"true", b'""', b"[]", b"{}", b"[" * 2000,
+    b'{"a":' * 2000, b"\xff\xfe", b"\0", b"\\ud800", b'"' + b"A" * 5000 + b'"', b"../../etc/passwd",
+    b",", b":", b'"', b"}",
 )  # fmt: skip
 
 
@@ -129,7 +130,8 @@ def hostile_commands(lab: Laboratory) -> Result:
             runner.poll()
         while runner.state is None and runner._process.poll() is None and folder.assess() is not State.FINISHED:
             runner.send("resume")  # one of them may have been a pause
-            poll_until(runner, lambda until=time.monotonic() + 0.3, its=runner: time.monotonic() > until or its.state)
+            rest = time.monotonic() + 0.3
+            poll_until(runner, lambda until=rest, its=runner: time.monotonic() > until or its.state is not None)
         state = runner.wait(PATIENCE_SECONDS)
         result.count(
             "" if state is State.FINISHED else f"{state}: {runner.error}", orphans=orphans_of(folder, family(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -102,7 +103,8 @@ class Laboratory:
     def resume(self, folder: RunFolder) -> str:
         """Finishes a run without faults; returns what is wrong if its weights aren't those of an unbroken one."""
         settings = folder.request().settings
-        folder.update_request(settings={**settings, "fault": "", "child": False}, attached=True)
+        healthy = {**settings, "fault": "", "child": False, "step_seconds": 0, "checkpoint_every": 50}
+        folder.update_request(settings=healthy, attached=True)
         runner = self.start(folder, PYTHON)
         if runner.wait(PATIENCE_SECONDS) is not State.FINISHED:
             runner.kill()
@@ -127,10 +129,8 @@ def family(folder: RunFolder) -> list[int]:
     """The numbers of the worker of a run and of its children, as far as they have said so."""
     status = folder.read_status()
     numbers = [status.process.pid] if status is not None and status.process.pid else []
-    try:
+    with contextlib.suppress(OSError, ValueError):
         numbers += [int(each) for each in (folder.path / "children.txt").read_text().split()]
-    except (OSError, ValueError):
-        pass
     return numbers
 
 

@@ -66,7 +66,7 @@ def read_only_disk(lab: Laboratory) -> Result:
         result.note = "skipped: only root may mount"
         return result
     for index in lab.tries(5, 1):
-        with _small_disk(lab.folder / f"read only {index}", "size=64m") as disk:
+        with _small_disk(lab.folder / f"read only {index}", "size=192m") as disk:
             folder = lab.run_folder(parent=disk, steps=400)
             runner = lab.start(folder)
             moment = time.monotonic() + lab.random.uniform(0.3, 0.7)
