@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -14,20 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .class_values import AnnotationNote, OnProgress, find_classes, look_at, parse_values
 from .errors import CohortError, ErrorCode, VolumeError
-from .file_pairing import FileSource, annotation_files, image_files, paired, parse_values
+from .file_pairing import FileSource, annotation_files, image_files, paired
 from .files import explained, read_json, write_json_atomically
-from .labels import IGNORE, LabelSchema, SegmentClass
-from .segmentation_file import AnnotationKind, Segment, listed, read_annotation, read_segments, values_in
-from .volume import Geometry, Volume, extension_of, read_geometry, read_volume, resample_labels
+from .labels import IGNORE, LabelSchema
+from .segmentation_file import AnnotationKind, read_annotation
+from .volume import Geometry, Volume, read_geometry, read_volume, resample_labels
 
 __all__ = ["AnnotationFile", "Case", "Cohort", "Role", "create_cohort", "parse_values"]
 
 SCHEMA_VERSION = 1
 """Version of ``cohort.json``."""
-
-OnProgress = Callable[[float, str], None]
-"""Called with a fraction 0..1 and a few words for people."""
 
 # Files up to this size are hashed whole; of larger ones, evenly spaced samples.
 _HASHED_WHOLE = 16 * 1024**2
@@ -496,15 +494,17 @@ def create_cohort(
             "Choose validation cases that have a label.",
         )
 
-    label_notes, scribble_notes = _look_at(label_of, scribble_of, on_progress)
-    schema, label_table, scribble_table = _classes(
+    label_notes, scribble_notes = look_at(label_of, scribble_of, on_progress)
+    schema, label_table, scribble_table = find_classes(
         label_notes,
         scribble_notes,
         None if label_values is None else parse_values(label_values),
         None if scribble_values is None else parse_values(scribble_values),
     )
 
-    def annotation(notes: Mapping[str, _Note], case_id: str, table: Mapping[str, int] | None) -> AnnotationFile | None:
+    def annotation(
+        notes: Mapping[str, AnnotationNote], case_id: str, table: Mapping[str, int] | None
+    ) -> AnnotationFile | None:
         note = notes.get(case_id)
         return note and AnnotationFile(note.path, None if note.segments else table)
 
@@ -515,18 +515,6 @@ def create_cohort(
         trains = (label or scribble) is not None and (chosen is None or case_id in chosen)
         cases.append(Case(case_id, image, label, scribble, roles[case_id], trains))
     return Cohort(schema, tuple(cases), name)
-
-
-@dataclass(frozen=True)
-class _Note:
-    """What a look at an annotation file told: its segments, if it names any."""
-
-    path: Path
-    segments: tuple[Segment, ...]
-
-    def values(self) -> set[int]:
-        """The values of a label map that mean a class."""
-        return set(values_in(read_volume(self.path).array, self.path)) - {0, IGNORE}
 
 
 def _roles(ids: list[str], validation: Iterable[str], test: Iterable[str]) -> dict[str, Role]:
@@ -557,117 +545,3 @@ def _chosen(labeled: Iterable[str], roles: Mapping[str, Role], annotated: set[st
                 code=ErrorCode.NO_ANNOTATION,
             )
     return set(chosen)
-
-
-def _look_at(
-    label_of: Mapping[str, Path], scribble_of: Mapping[str, Path], on_progress: OnProgress
-) -> tuple[dict[str, _Note], dict[str, _Note]]:
-    """Read the headers of all annotation files."""
-    notes: tuple[dict[str, _Note], dict[str, _Note]] = ({}, {})
-    files = [(notes[0], item) for item in label_of.items()] + [(notes[1], item) for item in scribble_of.items()]
-    for index, (into, (case_id, path)) in enumerate(files):
-        on_progress(index / len(files), path.name)
-        into[case_id] = _Note(path, read_segments(path) if extension_of(path).lower().endswith(".nrrd") else ())
-    on_progress(1.0, "")
-    return notes
-
-
-def _classes(
-    labels: Mapping[str, _Note],
-    scribbles: Mapping[str, _Note],
-    label_values: dict[str, int] | None,
-    scribble_values: dict[str, int] | None,
-) -> tuple[LabelSchema, dict[str, int] | None, dict[str, int] | None]:
-    """The label schema and the tables of values, from what was given and what the files say."""
-    label_maps = [note for note in labels.values() if not note.segments]
-    scribble_maps = [note for note in scribbles.values() if not note.segments]
-    segments = _first_of_each_name([*labels.values(), *scribbles.values()])
-    if scribble_maps and scribble_values is None:
-        raise _unnamed_scribbles(scribble_maps, label_values)
-    names = _agreed_names(label_values, scribble_values) or list(segments)
-    if label_maps and label_values is None:
-        label_values = _guessed_label_values(label_maps, names)
-        names = names or _foreground(label_values)
-    if not names:
-        raise CohortError(
-            "Nothing says which classes the cohort has: there are no labels and no scribbles.",
-            "Annotate a case, or give the classes as values.",
-        )
-    values = {name: (label_values or {}).get(name, 0) for name in names}
-    return LabelSchema(_segment_classes(names, segments, values)), label_values, scribble_values
-
-
-def _segment_classes(
-    names: list[str], segments: Mapping[str, Segment], values: Mapping[str, int]
-) -> tuple[SegmentClass, ...]:
-    """The classes with what a segment of the same name knows of color and terminology; every ID once."""
-    classes, used = [], {"Background"}
-    for name in names:
-        each = segments[name].to_class() if name in segments else SegmentClass(name)
-        if each.segment_id in used:
-            each = replace(each, segment_id="")
-        used.add(each.segment_id or name)
-        classes.append(replace(each, value=values[name]))
-    return tuple(classes)
-
-
-def _first_of_each_name(notes: Iterable[_Note]) -> dict[str, Segment]:
-    """Foreground segments of all files by name, in order of appearance."""
-    found: dict[str, Segment] = {}
-    for note in notes:
-        for segment in note.segments:
-            if not _is_background(segment.name):
-                found.setdefault(segment.name, segment)
-    return found
-
-
-def _agreed_names(label_values: Mapping[str, int] | None, scribble_values: Mapping[str, int] | None) -> list[str]:
-    """Foreground classes in the order of their values; both tables have to name the same ones."""
-    tables = [_foreground(table) for table in (label_values, scribble_values) if table is not None]
-    if len(tables) == 2 and set(tables[0]) != set(tables[1]):
-        odd = sorted(set(tables[0]) ^ set(tables[1]))
-        raise CohortError(
-            f"The label values and the scribble values don't name the same classes: {', '.join(odd)}.",
-            "Name every class in both.",
-        )
-    return tables[0] if tables else []
-
-
-def _guessed_label_values(label_maps: list[_Note], names: list[str]) -> dict[str, int]:
-    """Values of label maps that nobody named: 1, 2, … for the known classes, or whatever is there."""
-    found = sorted(set().union(*(note.values() for note in label_maps)))
-    if not names:
-        if not found:
-            raise CohortError(
-                "The labels are all empty: no voxel has a value other than 0.",
-                "Check that these are the label files.",
-                code=ErrorCode.NO_ANNOTATION,
-            )
-        return {f"class {value}": value for value in found}
-    if found != list(range(1, len(names) + 1)):
-        example = ",".join(f"{name}={value}" for name, value in zip(names, found, strict=False))
-        raise CohortError(
-            f"The labels hold the values {listed(found)}, and the classes are {', '.join(names)}.",
-            f'Say which is which with label values, for example "{example}".',
-        )
-    return dict(zip(names, found, strict=True))
-
-
-def _unnamed_scribbles(scribble_maps: list[_Note], label_values: Mapping[str, int] | None) -> CohortError:
-    found = sorted(set().union(*(note.values() for note in scribble_maps)))
-    known = _foreground(label_values) if label_values else []
-    names = ["background", *known, *(f"class {index}" for index in range(len(known) + 1, len(found) + 1))]
-    example = ",".join(f"{name}={value}" for name, value in zip(names, found, strict=False))
-    return CohortError(
-        f"The scribbles ('{scribble_maps[0].path.name}' and so on) hold the values {listed(found)}, and nothing says "
-        "what they mean.",
-        f'Give scribble values, for example "{example}".',
-    )
-
-
-def _foreground(values: Mapping[str, int]) -> list[str]:
-    return [name for name in sorted(values, key=values.__getitem__) if not _is_background(name)]
-
-
-def _is_background(name: str) -> bool:
-    return name.casefold() == "background"

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .cohort import Case, Cohort, OnProgress, Role, content_digest
+from .class_values import OnProgress
+from .cohort import Case, Cohort, Role, content_digest
 from .errors import SemiSupSegError
 from .labels import IGNORE
 from .segmentation_file import AnnotationKind, read_annotation

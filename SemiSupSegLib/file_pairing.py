@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import CohortError, ErrorCode
@@ -176,33 +176,3 @@ def _is_named_as_annotation(path: Path) -> bool:
 def _is_same_folder(first: FileSource | None, second: FileSource | None) -> bool:
     folders = [Path(each) for each in (first, second) if isinstance(each, (str, Path))]
     return len(folders) == 2 and all(each.is_dir() for each in folders) and folders[0].samefile(folders[1])
-
-
-def parse_values(text: str | Mapping[str, int]) -> dict[str, int]:
-    """Read ``"background=1,left atrium=2"`` as class names and the values they have in a file.
-
-    Raises
-    ------
-    CohortError
-        If it isn't a list of ``name=value``, or a name or value occurs twice.
-
-    Examples
-    --------
-    >>> parse_values("background=1, left atrium=2")
-    {'background': 1, 'left atrium': 2}
-    """
-    remedy = 'Write name=value, separated by commas: "background=1,left atrium=2".'
-    pairs = list(text.items()) if isinstance(text, Mapping) else [part.rpartition("=")[::2] for part in text.split(",")]
-    values: dict[str, int] = {}
-    for name, value in pairs:
-        name = name.strip()
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
-            raise CohortError(f"'{name}={value}' doesn't give a class its value.", remedy) from None
-        if not name or not 0 <= number <= 65535:
-            raise CohortError(f"'{name}={value}' isn't a class name with a value from 0 to 65535.", remedy)
-        if name in values or number in values.values():
-            raise CohortError(f"'{name}={number}' names a class or a value for the second time.", remedy)
-        values[name] = number
-    return values

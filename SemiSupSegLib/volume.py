@@ -1,184 +1,48 @@
-"""Volumes with their full geometry: read, written and brought from one grid onto another by physical coordinates."""
+"""Volumes in files, with their full geometry; what `geometry` and `resampling` do with them is offered here, too."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gzip
-import itertools
 import math
 import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from .errors import ErrorCode, SemiSupSegError, VolumeError
 from .files import explained, replace_atomically, temporary_beside
-from .labels import IGNORE
+from .geometry import Geometry, Volume, from_simpleitk, to_simpleitk
 from .nrrd_file import write_nrrd
+from .resampling import resample_image, resample_labels, resample_probabilities
 
-# Voxel centres that lie on a face between two voxels, give or take rounding, belong to the upper one.
-_ON_FACE = 1e-6
+__all__ = [
+    "EXTENSIONS",
+    "Geometry",
+    "Volume",
+    "check_image",
+    "extension_of",
+    "from_simpleitk",
+    "read_components",
+    "read_fields",
+    "read_geometry",
+    "read_volume",
+    "resample_image",
+    "resample_labels",
+    "resample_probabilities",
+    "to_simpleitk",
+    "write_then_replace",
+    "write_volume",
+]
 
 # Deflate can't shrink anything more than this (zlib's own documentation says 1032).
 _BEST_COMPRESSION = 1040
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the voxels of a volume are in the patient.
-
-    Parameters
-    ----------
-    size : tuple of int
-        Number of voxels along i, j, k.
-    spacing : tuple of float
-        Millimetres between voxel centres along i, j, k; positive.
-    origin : tuple of float
-        Physical coordinates (LPS, mm) of the centre of voxel (0, 0, 0).
-    direction : tuple of float
-        3x3 matrix, row by row; column *a* is the direction of axis *a*. Any invertible matrix, sheared ones included.
-
-    Examples
-    --------
-    >>> Geometry(size=(64, 64, 32), spacing=(1.0, 1.0, 2.0)).with_spacing((2.0, 2.0, 2.0)).size
-    (32, 32, 32)
-    """
-
-    size: tuple[int, int, int]
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-
-    def __post_init__(self):
-        for name, kind, length in (
-            ("size", int, 3),
-            ("spacing", float, 3),
-            ("origin", float, 3),
-            ("direction", float, 9),
-        ):
-            given = getattr(self, name)
-            try:
-                values = tuple(kind(value) for value in given)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise _bad_geometry(f"The {name} of a volume is {given}, which isn't {length} numbers.") from error
-            if len(values) != length or not all(math.isfinite(value) for value in values):
-                raise _bad_geometry(f"The {name} of a volume is {values}, which isn't {length} finite numbers.")
-            object.__setattr__(self, name, values)
-        if min(self.size) < 1:
-            raise _bad_geometry(f"A volume has the size {self.size}: it holds no voxels.")
-        if min(self.spacing) <= 0:
-            raise _bad_geometry(f"A volume has the spacing {self.spacing} mm, which isn't positive.")
-        if abs(np.linalg.det(np.reshape(self.direction, (3, 3)))) < 1e-6:
-            raise _bad_geometry(f"The axes of a volume, {self.direction}, lie in one plane.")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (k, j, i) of the array that holds the voxels."""
-        return self.size[::-1]
-
-    @cached_property
-    def index_to_physical(self) -> np.ndarray:
-        """4x4 matrix from voxel indices (i, j, k, 1) to physical coordinates (LPS, mm)."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * self.spacing
-        matrix[:3, 3] = self.origin
-        matrix.flags.writeable = False
-        return matrix
-
-    @cached_property
-    def physical_to_index(self) -> np.ndarray:
-        """4x4 matrix from physical coordinates (LPS, mm) to continuous voxel indices (i, j, k, 1)."""
-        matrix = np.linalg.inv(self.index_to_physical)
-        matrix.flags.writeable = False
-        return matrix
-
-    @property
-    def voxel_volume(self) -> float:
-        """Volume of one voxel in mm³."""
-        return float(abs(np.linalg.det(self.index_to_physical[:3, :3])))
-
-    def index_map(self, other: Geometry) -> np.ndarray:
-        """4x4 matrix from continuous indices (i, j, k, 1) of this grid to those of `other`."""
-        return other.physical_to_index @ self.index_to_physical
-
-    def same_grid(self, other: Geometry, tolerance: float = 1e-3) -> bool:
-        """Whether both have the same voxels: no corner is more than `tolerance` voxels away from the other's."""
-        if self.size != other.size:
-            return False
-        corners = _corners(self.size)
-        return bool(np.abs(_mapped(self.index_map(other), corners) - corners).max() <= tolerance)
-
-    def overlaps(self, other: Geometry) -> bool:
-        """Whether the voxels of both share any space (bounding boxes in the index space of either are compared)."""
-        for first, second in ((self, other), (other, self)):
-            corners = _mapped(second.index_map(first), _corners(second.size, half_voxel=0.5))
-            if (corners.max(0) <= -0.5).any() or (corners.min(0) >= np.subtract(first.size, 0.5)).any():
-                return False
-        return True
-
-    def with_spacing(self, spacing: Sequence[float] | float) -> Geometry:
-        """The grid that covers the same space with another spacing (i, j, k) in mm.
-
-        The outer corner of the first voxel stays; sizes are rounded up, so that nothing is cut off.
-        """
-        wanted = np.broadcast_to(np.asarray(spacing, dtype=float), 3)
-        old = np.asarray(self.spacing)
-        if not (np.isfinite(wanted).all() and (wanted > 0).all()):
-            raise _bad_geometry(f"The spacing {spacing} mm isn't three positive numbers.")
-        size = np.maximum(np.ceil(np.asarray(self.size) * old / wanted - 1e-6), 1)
-        first_centre = _mapped(self.index_to_physical, (0.5 * wanted / old - 0.5)[None])[0]
-        same = tuple(wanted) == self.spacing
-        return replace(self, size=size, spacing=wanted, origin=self.origin if same else first_centre)
-
-    def cropped(self, start: Sequence[int], size: Sequence[int]) -> Geometry:
-        """The grid of a box of voxels: `start` and `size` along i, j, k. The box may reach beyond the volume."""
-        return replace(self, size=size, origin=_mapped(self.index_to_physical, np.asarray([start], dtype=float))[0])
-
-    def to_json(self) -> dict[str, Any]:
-        """The geometry as it stands in a JSON file; numbers come back bit for bit."""
-        return {name: list(getattr(self, name)) for name in ("size", "spacing", "origin", "direction")}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Geometry:
-        """The geometry read back; raises `VolumeError` where the text isn't one."""
-        try:
-            return cls(**{name: body[name] for name in ("size", "spacing", "origin", "direction")})
-        except (KeyError, TypeError) as error:
-            raise _bad_geometry("A geometry lacks its size, spacing, origin or direction.") from error
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """Voxels and where they are.
-
-    Parameters
-    ----------
-    array : numpy.ndarray, shape (k, j, i)
-    geometry : Geometry
-    """
-
-    array: np.ndarray
-    geometry: Geometry
-
-    def __post_init__(self):
-        if self.array.shape != self.geometry.shape:
-            raise _bad_geometry(
-                f"An array of shape {self.array.shape} (k, j, i) doesn't fit a grid of {self.geometry.size} (i, j, k)."
-            )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -346,280 +210,6 @@ def check_image(volume: Volume, name: str) -> None:
             f"The image of '{name}' is constant: every voxel is {lowest:g}.",
             "Export the scan again, or take the case out of the cohort.",
         )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# From one grid onto another
-
-
-def resample_image(volume: Volume, geometry: Geometry) -> Volume:
-    """Bring an image onto another grid, by physical coordinates.
-
-    Linear interpolation. Along axes that become coarser the image is smoothed first, so that the profile of a target
-    voxel has the width of a target voxel (Gaussian, full width at half maximum; Cardoso et al. 2015). Beyond the edge
-    the image goes on with its outermost values.
-
-    Parameters
-    ----------
-    volume : Volume
-    geometry : Geometry
-        The grid wanted.
-
-    Returns
-    -------
-    Volume
-        float32. On the same grid the values are unchanged.
-
-    References
-    ----------
-    Cardoso et al., "Scale factor point spread function matching: beyond aliasing in image resampling", MICCAI 2015.
-    """
-    array = np.asarray(volume.array, dtype=np.float32)
-    if volume.geometry.same_grid(geometry):
-        return Volume(array, geometry)
-    steps = np.abs(geometry.index_map(volume.geometry)[:3, :3]).max(axis=1)
-    half_width = 2 * math.sqrt(2 * math.log(2))
-    sigmas = [math.sqrt(step * step - 1) / half_width if step > 1 + 1e-3 else 0.0 for step in steps]
-    if any(sigmas):
-        array = ndimage.gaussian_filter(array, sigmas[::-1], mode="nearest", truncate=3.0)
-    return Volume(_interpolated(array, volume.geometry, geometry), geometry)
-
-
-def resample_probabilities(array: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
-    """Bring a network's probabilities onto another grid: linear, channel by channel.
-
-    Parameters
-    ----------
-    array : numpy.ndarray of float32, shape (C, k, j, i)
-    source : Geometry
-        The grid of `array`.
-    target : Geometry
-        The grid wanted. Beyond the edge of `source` its outermost values go on: there is no border of zeros.
-
-    Returns
-    -------
-    numpy.ndarray of float32, shape (C, k, j, i)
-        Sums over the channels are kept. On the same grid: `array` itself.
-    """
-    if array.ndim != 4 or array.shape[1:] != source.shape:
-        raise _bad_geometry(f"Probabilities of shape {array.shape} don't fit a grid of shape {source.shape}.")
-    array = np.asarray(array, dtype=np.float32)
-    if source.same_grid(target):
-        return array
-    result = np.empty((len(array), *target.shape), dtype=np.float32)
-    for channel, values in enumerate(array):
-        result[channel] = _interpolated(values, source, target)
-    return result
-
-
-def resample_labels(labels: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
-    """Bring class indices onto another grid without losing thin strokes.
-
-    Nearest-neighbour resampling asks for every target voxel "which source voxel is at your centre?" and so loses nearly
-    all of a thin scribble. Here every annotated source voxel votes for the target voxel that contains its centre:
-
-    - the class with most votes wins, however many voxels around it aren't annotated;
-    - where the best classes have equally many votes, the target voxel is not annotated;
-    - a target voxel that contains the centre of no source voxel, because its grid is finer, takes the class of the
-      source voxel that contains *its* centre.
-
-    Parameters
-    ----------
-    labels : numpy.ndarray of uint8, shape (k, j, i)
-        Class indices; 255 (`IGNORE`) is "not annotated".
-    source, target : Geometry
-        Grid of `labels` and the grid wanted; any orientation.
-
-    Returns
-    -------
-    numpy.ndarray of uint8, shape (k, j, i)
-        255 where nothing was annotated, contradictory, or outside `source`.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != source.shape or labels.dtype != np.uint8:
-        raise _bad_geometry(
-            f"Labels of shape {labels.shape}, {labels.dtype}, don't fit a uint8 grid of {source.shape}."
-        )
-    if source.same_grid(target):
-        return labels.copy()
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
-    if not len(present):
-        return np.full(target.shape, IGNORE, dtype=np.uint8)
-    pairs = _axis_pairs(source, target)
-    if pairs is not None:
-        return _splat_aligned(labels, present, pairs, target)
-    return _splat_oblique(labels, present, source, target)
-
-
-def _interpolated(array: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
-    """Linear interpolation of float32 (k, j, i), clamped at the edges."""
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(target.size)
-    resampler.SetOutputSpacing(target.spacing)
-    resampler.SetOutputOrigin(target.origin)
-    resampler.SetOutputDirection(target.direction)
-    resampler.SetInterpolator(sitk.sitkLinear)
-    resampler.UseNearestNeighborExtrapolatorOn()
-    return sitk.GetArrayFromImage(resampler.Execute(to_simpleitk(Volume(array, source))))
-
-
-@dataclass(frozen=True)
-class _AxisPairs:
-    """Which voxels along one target axis meet which along the source axis that runs along it, sorted by target."""
-
-    source_axis: int  # of the array (k, j, i)
-    sources: np.ndarray
-    targets: np.ndarray
-
-
-def _axis_pairs(source: Geometry, target: Geometry) -> list[_AxisPairs] | None:
-    """The pairs of each target axis in array order (k, j, i); None where the axes of the grids aren't parallel."""
-    forward = source.index_map(target)
-    matrix = forward[:3, :3]
-    source_axes = np.abs(matrix).argmax(axis=1)
-    # Parallel: whatever else an axis contributes stays below a thousandth of a voxel over the whole grid.
-    rest = np.abs(matrix) * source.size
-    rest[np.arange(3), source_axes] = 0
-    if len(set(source_axes)) < 3 or rest.sum(axis=1).max() > 1e-3:
-        return None
-    pairs = []
-    for axis in (2, 1, 0):
-        along = int(source_axes[axis])
-        scale, offset = matrix[axis, along], forward[axis, 3]
-        sources = np.arange(source.size[along])
-        targets = np.floor(sources * scale + offset + 0.5 + _ON_FACE).astype(np.int64)
-        # Where the target is finer, its voxels between the hit ones ask back.
-        missed = np.setdiff1d(np.arange(target.size[axis]), targets)
-        asked = np.floor((missed - offset) / scale + 0.5 + _ON_FACE).astype(np.int64)
-        sources, targets = np.concatenate([sources, asked]), np.concatenate([targets, missed])
-        inside = (targets >= 0) & (targets < target.size[axis]) & (sources >= 0) & (sources < source.size[along])
-        sources, targets = sources[inside], targets[inside]
-        order = np.argsort(targets, kind="stable")
-        pairs.append(_AxisPairs(2 - along, sources[order], targets[order]))
-    return pairs
-
-
-def _splat_aligned(labels: np.ndarray, present: np.ndarray, pairs: list[_AxisPairs], target: Geometry) -> np.ndarray:
-    """`resample_labels` for parallel axes: slab by slab of target slices, so that memory stays small."""
-    slices, rows, columns = pairs
-    labels = labels.transpose([each.source_axis for each in pairs])
-    result = np.full(target.shape, IGNORE, dtype=np.uint8)
-    if all((np.diff(each.targets) > 0).all() for each in pairs):
-        # No target voxel gets two votes: nothing becomes coarser.
-        chosen = labels[slices.sources][:, rows.sources][:, :, columns.sources]
-        result[np.ix_(slices.targets, rows.targets, columns.targets)] = chosen
-        return result
-    codes = _codes(present)
-    plane = target.shape[1] * target.shape[2]
-    in_plane = rows.targets[:, None] * target.shape[2] + columns.targets[None, :]
-    # At most some 2**23 counters (64 MB) and votes at a time.
-    votes_a_slice = max(1, in_plane.size * len(slices.sources) // target.shape[0])
-    thickness = max(1, 2**23 // max(plane * (len(present) + 1), votes_a_slice))
-    for start in range(0, target.shape[0], thickness):
-        stop = min(start + thickness, target.shape[0])
-        chosen = slice(*np.searchsorted(slices.targets, (start, stop)))
-        votes = labels[slices.sources[chosen]]
-        n_annotated = np.count_nonzero(votes != IGNORE)
-        if not n_annotated:
-            continue
-        votes = votes[:, rows.sources][:, :, columns.sources]
-        in_slab = (slices.targets[chosen] - start) * plane
-        if n_annotated < 0.1 * votes.size:
-            k, j, i = np.nonzero(votes != IGNORE)
-            voxels, votes = in_slab[k] + in_plane[j, i], votes[k, j, i]
-        else:
-            voxels = in_slab[:, None, None] + in_plane
-        winners = _winners(voxels.ravel(), codes[votes.ravel()], (stop - start) * plane, present)
-        result[start:stop] = winners.reshape(stop - start, *target.shape[1:])
-    return result
-
-
-def _splat_oblique(labels: np.ndarray, present: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:
-    """`resample_labels` for grids at any angle to each other."""
-    codes = _codes(present)
-    n_voxels = math.prod(target.shape)
-    hit = np.zeros(n_voxels, dtype=bool)
-    tallies = []
-    for k in range(source.shape[0]):
-        inside, voxels = _containing(_slice_indices(source, k), source.index_map(target), target)
-        hit[voxels] = True
-        classes = labels[k].ravel()[inside]
-        annotated = classes != IGNORE
-        tallies.append(np.unique(voxels[annotated] * 256 + codes[classes[annotated]], return_counts=True))
-    keys, votes = (np.concatenate(column) for column in zip(*tallies, strict=True))
-    result = np.full(n_voxels, IGNORE, dtype=np.uint8)
-    voted, positions = np.unique(keys // 256, return_inverse=True)
-    result[voted] = _winners(positions, keys % 256, len(voted), present, votes)
-    hit = hit.reshape(target.shape)
-    result = result.reshape(target.shape)
-    for k in range(target.shape[0]):
-        missed = np.flatnonzero(~hit[k])
-        if len(missed):
-            inside, voxels = _containing(_slice_indices(target, k)[missed], target.index_map(source), source)
-            result[k].flat[missed[inside]] = labels.ravel()[voxels]
-    return result
-
-
-def _codes(present: np.ndarray) -> np.ndarray:
-    """Table from class index to its position in `present`; what isn't annotated goes behind."""
-    codes = np.full(256, len(present), dtype=np.int64)
-    codes[present] = np.arange(len(present))
-    return codes
-
-
-def _winners(
-    voxels: np.ndarray, codes: np.ndarray, n_voxels: int, present: np.ndarray, votes: np.ndarray | None = None
-) -> np.ndarray:
-    """Class with most votes for each of `n_voxels` voxels; 255 without votes and where two are equal."""
-    n_codes = len(present) + 1
-    counts = np.bincount(codes * n_voxels + voxels, weights=votes, minlength=n_codes * n_voxels)
-    counts = counts.reshape(n_codes, n_voxels)[:-1]
-    most = counts.max(axis=0)
-    clear = (most > 0) & ((counts == most).sum(axis=0, dtype=np.uint8) == 1)
-    return np.where(clear, present[counts.argmax(axis=0)], IGNORE).astype(np.uint8)
-
-
-def _containing(indices: np.ndarray, index_map: np.ndarray, grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Flat voxel of `grid` that contains each point: (which points are inside, their voxels)."""
-    found = np.floor(_mapped(index_map, indices) + 0.5 + _ON_FACE).astype(np.int64)
-    inside = np.flatnonzero(((found >= 0) & (found < grid.size)).all(axis=1))
-    i, j, k = found[inside].T
-    return inside, (k * grid.size[1] + j) * grid.size[0] + i
-
-
-def _slice_indices(grid: Geometry, k: int) -> np.ndarray:
-    """Indices (n, 3) in order i, j, k of all voxels of slice `k`, as the array holds them."""
-    j, i = np.indices(grid.shape[1:]).reshape(2, -1)
-    return np.stack([i, j, np.full_like(i, k)], axis=1).astype(float)
-
-
-def _mapped(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (n, 3) through a 4x4 matrix."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def _corners(size: Sequence[int], half_voxel: float = 0.0) -> np.ndarray:
-    """Indices (8, 3) of the corner voxels, or of the grid's outer corners with `half_voxel=0.5`."""
-    return np.array(list(itertools.product(*((-half_voxel, n - 1 + half_voxel) for n in size))))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# SimpleITK
-
-
-def to_simpleitk(volume: Volume) -> sitk.Image:
-    """The volume as a SimpleITK image."""
-    image = sitk.GetImageFromArray(volume.array)
-    image.SetSpacing(volume.geometry.spacing)
-    image.SetOrigin(volume.geometry.origin)
-    image.SetDirection(volume.geometry.direction)
-    return image
-
-
-def from_simpleitk(image: sitk.Image) -> Volume:
-    """A SimpleITK image (3D, scalar) as a volume; the voxels are copied."""
-    geometry = Geometry(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return Volume(sitk.GetArrayFromImage(image), geometry)
 
 
 def _read_header(path: Path) -> sitk.ImageFileReader:
@@ -799,10 +389,6 @@ def _several_values(path: Path, n_values: int) -> VolumeError:
         f"'{path}' holds {n_values} values a voxel (a color or vector image); a scan has one.",
         "Save one channel as a grayscale volume.",
     )
-
-
-def _bad_geometry(message: str) -> VolumeError:
-    return VolumeError(message, "Check the header of the file, or export it again.", code=ErrorCode.BAD_GEOMETRY)
 
 
 def _bytes_of(pixel_id: int) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.spatial.transform import Rotation
 
-from SemiSupSegLib import volume as volume_module
+from SemiSupSegLib import resampling
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError, VolumeError
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.volume import (
@@ -482,7 +482,7 @@ def test_aligned_and_oblique_ways_agree(data, source, factors, coarser):
     present = np.unique(labels[labels != IGNORE])
     if len(present) and not source.same_grid(target):
         np.testing.assert_array_equal(
-            resample_labels(labels, source, target), volume_module._splat_oblique(labels, present, source, target)
+            resample_labels(labels, source, target), resampling._splat_oblique(labels, present, source, target)
         )
 
 
