@@ -1,17 +1,14 @@
-"""Locks of the operating system on files: they end with the process that holds them, so none ever gets stuck."""
+"""A lock of the operating system on a file: it ends with the process that holds it, so it never gets stuck."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import re
 import sys
-import tempfile
 import time
-import uuid
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 from .files import explained
@@ -23,6 +20,9 @@ else:
 
 _WINDOWS_LOCKED_BYTE = 2**30
 """Windows lets nobody read a locked byte: lock one behind the content."""
+
+_NO_LOCKS_HERE = {getattr(errno, name, None) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")}
+"""Some network file systems have no locks: there, training unguarded is better than no training."""
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
@@ -115,109 +115,6 @@ class FileLock:
         self.release()
 
 
-class DeviceQueue:
-    """Runs that want a device, one after the other in the order in which they came.
-
-    A waiting run is a ticket: a locked file. A ticket whose lock is free belongs to a process that died, and is
-    thrown away.
-
-    Parameters
-    ----------
-    device : str
-        Name of the device, such as "cuda:0" or "cpu".
-    note : str
-        What the others are told about this run.
-    folder : path, optional
-        Where the locks are; the user's folder of this machine if not given (`SEMISUPSEG_LOCKS` overrides it).
-
-    Examples
-    --------
-    >>> queue = DeviceQueue("doctest", "a run")
-    >>> queue.try_acquire()
-    True
-    >>> queue.release()
-    """
-
-    def __init__(self, device: str, note: str = "", folder: str | os.PathLike | None = None):
-        self.device = device
-        self._note = note
-        self._folder = Path(folder or default_lock_folder()) / re.sub(r"\W+", "-", device)
-        self._lock = FileLock(self._folder / "device.lock")
-        self._ticket: FileLock | None = None
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the device is this run's now."""
-        return self._lock.is_held
-
-    def try_acquire(self) -> bool:
-        """Takes the device if it's free and it's this run's turn; else keeps its place in the queue."""
-        if self.is_held:
-            return True
-        if self._ticket is None:
-            self._ticket = self._draw_ticket()
-        if self.waiting_before() == 0 and self._lock.acquire(self._note):
-            self._drop_ticket()
-            return True
-        return False
-
-    def acquire(self, give_up: Callable[[], bool] = lambda: False, *, poll_seconds: float = 0.2) -> bool:
-        """Waits for the device until it's this run's, or until `give_up` says so."""
-        while not self.try_acquire():
-            if give_up():
-                self.release()
-                return False
-            time.sleep(poll_seconds)
-        return True
-
-    def release(self) -> None:
-        """Gives the device, or the place in the queue, to the next."""
-        self._lock.release()
-        self._drop_ticket()
-
-    def holder(self) -> str:
-        """What is known about the run that has the device."""
-        return self._lock.holder()
-
-    def waiting_before(self) -> int:
-        """How many living runs drew their ticket earlier."""
-        own = self._ticket.path.name if self._ticket else "~"
-        count = 0
-        for name in sorted(os.listdir(self._folder)):
-            if not name.endswith(".ticket") or name >= own:
-                continue
-            other = FileLock(self._folder / name)
-            if other.acquire():  # its process died
-                with contextlib.suppress(OSError):
-                    other.path.unlink()
-                other.release()
-            else:
-                count += 1
-        return count
-
-    def _draw_ticket(self) -> FileLock:
-        while True:
-            ticket = FileLock(self._folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.ticket")
-            if ticket.acquire(self._note, seconds=1.0):
-                return ticket
-
-    def _drop_ticket(self) -> None:
-        if self._ticket is not None:
-            with contextlib.suppress(OSError):
-                self._ticket.path.unlink()
-            self._ticket.release()
-            self._ticket = None
-
-
-def default_lock_folder() -> Path:
-    """Where the locks of this machine's devices are: a folder of this user, not shared between machines."""
-    chosen = os.environ.get("SEMISUPSEG_LOCKS")
-    if chosen:
-        return Path(chosen)
-    user = re.sub(r"\W+", "-", os.environ.get("USER") or os.environ.get("USERNAME") or "user")
-    return Path(tempfile.gettempdir()) / f"SemiSupSeg-{user}"
-
-
 def _lock(descriptor: int) -> bool:
     try:
         if sys.platform == "win32":
@@ -228,6 +125,9 @@ def _lock(descriptor: int) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
     return True
 
 

@@ -137,7 +137,10 @@ def take_over_streams(attached: bool) -> tuple[int, int | None]:
     sys.stdout.flush()
     output = os.dup(1)
     os.dup2(2, 1)
-    received = os.dup(0) if attached else None
+    try:
+        received = os.dup(0) if attached else None
+    except OSError:  # started without any stdin
+        received = None
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

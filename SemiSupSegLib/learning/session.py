@@ -7,19 +7,19 @@ import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from ..device_queue import DeviceQueue
 from ..errors import ErrorCode, SemiSupSegError
-from ..events import Command, Event, RateLimit, decode_command, decode_line, encode_event
-from ..files import explain_os_error, free_disk_bytes
-from ..locks import DeviceQueue
+from ..events import Command, decode_command
+from ..files import free_disk_bytes
 from ..processes import kill_descendants, own_group, this_process
 from ..runs import HEARTBEAT_SECONDS, RunFolder, State, Status
 from .line import LineReader, LineWriter
+from .recorder import Recorder
 
 OWNER_GRACE_SECONDS = 20.0
 """How long a worker whose owner died may take to save a checkpoint, before it's ended whatever it does."""
@@ -99,13 +99,12 @@ class Session:
         self._stop_since = 0.0
         self._commands: list[Command] = []
         self._device: DeviceQueue | None = None
-        self._limits = {"metric": RateLimit(), "progress": RateLimit()}
+        self._recorder = Recorder(folder, self._send)
         self._output, self._input = output, input
         self._writer: LineWriter | None = None
         self._detached = False
         self._interruptible = False
         self._is_over = False
-        self._recording_failed = False
         self._mutex = threading.RLock()  # guards everything above against the reader's and the keeper's threads
         self._wake = threading.Event()
         self._handlers: dict[int, Any] = {}
@@ -122,21 +121,8 @@ class Session:
         --------
         ``session.emit("metric", iteration=20, values={"loss": 0.31})``
         """
-        if not self.is_leader:
-            return
-        line = encode_event(event, fields)
-        with self._mutex:
-            if event == "metric":
-                self._record_metrics(fields)
-                self._record(line)
-                kind = ("metric", *sorted(fields.get("values", ())))
-                for each in self._limits["metric"].offer(kind, line):
-                    self._send_thinned(each)
-            elif event == "progress":
-                for each in self._limits["progress"].offer(fields.get("stage"), line):
-                    self._record_and_send(each)
-            else:
-                self._record_and_send(line)
+        if self.is_leader:
+            self._recorder.record(event, fields)
 
     def warn(self, message: str, remedy: str = "") -> None:
         """Tells a person about something that the run goes on with."""
@@ -146,8 +132,7 @@ class Session:
     def log(self, text: str) -> None:
         """Appends to log.txt; never fails."""
         if self.is_leader:
-            with contextlib.suppress(OSError), open(self.folder.log_file, "ab") as file:
-                file.write(text.rstrip().encode("utf-8", "replace") + b"\n")
+            self._recorder.log(text)
 
     def heartbeat(self, iteration: int) -> None:
         """Says how far the task is, once a step; costs nothing (a thread writes it down every two seconds)."""
@@ -206,7 +191,11 @@ class Session:
             return self.stop is None
         self.release_device()
         self._device = DeviceQueue(device, self.request.label or self.folder.path.name)
-        if self._device.try_acquire():
+        try:
+            if self._device.try_acquire():
+                return self.stop is None
+        except SemiSupSegError as error:
+            self.warn(f"It's unknown whether another run uses {device}: {error.message}")
             return self.stop is None
         self.set_state(State.QUEUED)
         self.emit("progress", stage=f"Waiting until '{self._device.holder()}' no longer uses {device}.")
@@ -323,9 +312,7 @@ class Session:
                 if state is State.FINISHED:
                     state = State.FAILED
                     error = problem if isinstance(problem, SemiSupSegError) else SemiSupSegError(str(problem))
-            for limit in self._limits.values():
-                for line in limit.flush():
-                    self._send_thinned(line)
+            self._recorder.pass_on_held()
             if error is not None:
                 self.emit("error", **error.to_json())
             reason = error.message if error is not None else self._stop.sentence if self._stop is not None else ""
@@ -335,8 +322,6 @@ class Session:
             manifest = str(self.folder.manifest_file)
             self.emit("finished", outcome=str(state), iteration=iteration, seconds=seconds, manifest=manifest)
             self._is_over = True
-            with contextlib.suppress(SemiSupSegError):
-                self.folder.flush()
         return state
 
     # The owner's side --------------------------------------------------------------------------------------------
@@ -379,10 +364,7 @@ class Session:
             with self._mutex:
                 if self._is_over:
                     return
-                for line in self._limits["metric"].due():
-                    self._send_thinned(line)
-                for line in self._limits["progress"].due():
-                    self._record_and_send(line)
+                self._recorder.pass_on_due()
                 if time.monotonic() - beat >= HEARTBEAT_SECONDS:
                     beat = time.monotonic()
                     self._write_status(durable=False)
@@ -423,80 +405,13 @@ class Session:
             raise KeyboardInterrupt
         self.request_stop(StopReason.CANCEL)
 
-    # Writing down ------------------------------------------------------------------------------------------------
-
-    def _record_and_send(self, line: bytes) -> None:
-        end = self._record(line)
-        self._send(line, None if end is None else end - len(line), end)
-
-    def _send_thinned(self, line: bytes) -> None:
-        """Sends a line that is in the file already, perhaps long ago: it may be left out without being missed."""
-        try:
-            end = self.folder.events_file.stat().st_size
-        except OSError:
-            end = 0
-        self._send(line, end, end)
+    def _write_status(self, *, durable: bool, reason: str = "") -> None:
+        status = Status(self._state, self._process, self._iteration, time.time(), reason, own_group())
+        self._recorder.write_status(status, durable=durable)
 
     def _send(self, line: bytes, begin: int | None, end: int | None) -> None:
         if self._writer is not None:
             self._writer.send(line, begin, end)
-
-    def _record(self, line: bytes) -> int | None:
-        try:
-            return self.folder.append_event(line)
-        except SemiSupSegError as error:
-            self._complain(error)
-            return None
-
-    def _record_metrics(self, fields: dict[str, Any]) -> None:
-        try:
-            self.folder.append_metrics(fields.get("iteration", 0), fields.get("values", {}))
-        except OSError as error:
-            self._complain(explain_os_error(error, "write", self.folder.metrics_file))
-        except SemiSupSegError as error:
-            self._complain(error)
-
-    def _write_status(self, *, durable: bool, reason: str = "") -> None:
-        status = Status(self._state, self._process, self._iteration, time.time(), reason, own_group())
-        try:
-            self.folder.write_status(status, durable=durable)
-        except SemiSupSegError as error:
-            self._complain(error)
-
-    def _complain(self, error: SemiSupSegError) -> None:
-        """Says once, on the line alone, that the run folder takes nothing; the next checkpoint will fail loudly."""
-        if not self._recording_failed:
-            self._recording_failed = True
-            self._send(encode_event("warning", {"message": error.message, "remedy": error.remedy}), None, None)
-
-
-class LocalSession(Session):
-    """A session without an owner, in the process of the command line: events go to a function, Ctrl-C cancels.
-
-    Parameters
-    ----------
-    folder : RunFolder
-        The run.
-    on_event : callable, optional
-        Takes every event that a line would carry (metrics and progress thinned); may be called in a thread.
-    is_leader : bool
-        As in `Session`.
-    """
-
-    def __init__(
-        self, folder: RunFolder, on_event: Callable[[Event], None] | None = None, *, is_leader: bool | None = None
-    ):
-        super().__init__(folder, is_leader=rank() == 0 if is_leader is None else is_leader)
-        self._on_event = on_event
-
-    def _send(self, line: bytes, begin: int | None, end: int | None) -> None:
-        event = decode_line(line)
-        if event is not None and self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:  # a progress bar that fails is no reason to lose a training
-                self._on_event = None
-                self.log(traceback.format_exc())
 
 
 def rank() -> int:

@@ -23,7 +23,9 @@ from ..files import explain_os_error
 from ..processes import kill_descendants, own_group
 from ..runs import RunFolder, State
 from .line import take_over_streams
-from .session import LocalSession, Outcome, Session, rank
+from .local_session import LocalSession, rank
+from .memory import is_out_of_memory
+from .session import Outcome, Session
 
 Task = Callable[[Session], Outcome]
 
@@ -134,7 +136,7 @@ def as_error(error: BaseException) -> SemiSupSegError:
             "Install the packages for training (in Slicer: 'Install packages'), then try again.",
             code=ErrorCode.PACKAGES_MISSING,
         )
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return SemiSupSegError(
             f"The memory is full ({_first_line(error)}).",
             "Close other programs, or choose a smaller patch or batch; then resume.",
@@ -176,13 +178,6 @@ def _find(name: str, tasks: Mapping[str, str | Task]) -> Task:
         return task
     module, _, function = task.partition(":")
     return getattr(importlib.import_module(module), function)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
 
 
 def _first_line(error: BaseException) -> str:
