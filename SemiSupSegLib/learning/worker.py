@@ -97,8 +97,10 @@ def run_locally(
     SemiSupSegError
         ``run-busy`` if another process works in the folder.
     """
-    with folder.lock() if rank() == 0 else contextlib.nullcontext(), LocalSession(folder, on_event) as session:
-        return run(session, tasks)
+    with folder.lock() if rank() == 0 else contextlib.nullcontext():
+        folder.take_commands()  # what was meant for a worker that is dead now
+        with LocalSession(folder, on_event) as session:
+            return run(session, tasks)
 
 
 def run(session: Session, tasks: Mapping[str, str | Task]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import subprocess
@@ -12,7 +11,7 @@ import time
 from SemiSupSegLib.runner import Runner
 from SemiSupSegLib.runs import State
 
-from .laboratory import FAKE_WORKER, PATIENCE_SECONDS, Laboratory, Result, family, orphans_of, poll_until
+from .laboratory import FAKE_WORKER, PATIENCE_SECONDS, Laboratory, Result, family, orphans_of, poll_until, send_signal
 
 _BURST = """
 import sys
@@ -104,7 +103,7 @@ def device_queue(lab: Laboratory) -> Result:
             for each in runners[::3]:
                 if each not in killed and each.worker and each.worker.is_alive and lab.random.random() < 0.01:
                     killed.append(each)
-                    os.kill(each.worker.pid, signal.SIGKILL)
+                    send_signal(each.worker.pid, signal.SIGKILL)
             time.sleep(0.01)
         numbers = [number for each in runners for number in family(each.folder)]
         wrong = [str(each.state) for each in runners if each.state is not State.FINISHED and each not in killed]

@@ -14,7 +14,7 @@ from SemiSupSegLib.processes import start_of
 from SemiSupSegLib.runner import Runner
 from SemiSupSegLib.runs import RunFolder, State
 
-from .laboratory import FAKE_WORKER, PATIENCE_SECONDS, Laboratory, Result, family, orphans_of, poll_until
+from .laboratory import FAKE_WORKER, PATIENCE_SECONDS, Laboratory, Result, family, orphans_of, poll_until, send_signal
 
 _OWNER = (
     "import sys; from SemiSupSegLib.runner import Runner; from SemiSupSegLib.runs import RunFolder;"
@@ -33,7 +33,7 @@ def worker_killed(lab: Laboratory) -> Result:
         numbers = family(folder)
         killed = time.monotonic()
         # behind a launcher that hasn't said which its worker is, the launcher is all that there is to kill
-        os.kill(runner.worker.pid if runner.worker else runner._process.pid, signal.SIGKILL)
+        send_signal(runner.worker.pid if runner.worker else runner._process.pid, signal.SIGKILL)
         state = runner.wait(PATIENCE_SECONDS)
         notice = time.monotonic() - killed
         problem = "" if state is not None and (state is State.FINISHED or runner.error) else "not noticed"
@@ -121,12 +121,13 @@ def power_cut(lab: Laboratory) -> Result:
             poll_until(runner, lambda until=moment, its=runner: time.monotonic() > until or its.state is not None)
             if runner.state is not None:
                 break
-            os.kill(runner.worker.pid, signal.SIGSTOP)
+            if not send_signal(runner.worker.pid, signal.SIGSTOP):
+                continue  # it has just finished
             try:
                 copy = RunFolder(folder.path.with_name(f"{folder.path.name} copy {result.tried}"))
                 shutil.copytree(folder.path, copy.path)
             finally:
-                os.kill(runner.worker.pid, signal.SIGCONT)
+                send_signal(runner.worker.pid, signal.SIGCONT)
             _lose_unflushed(lab, copy)
             result.count(lab.resume(copy))
         runner.kill()
@@ -142,11 +143,11 @@ def machine_sleeps(lab: Laboratory) -> Result:
         runner = lab.start(folder)
         poll_until(runner, lambda its=runner: its.worker is not None)
         lab.sleep(0.2)
-        os.kill(runner.worker.pid, signal.SIGSTOP)
+        send_signal(runner.worker.pid, signal.SIGSTOP)
         rest = time.monotonic() + 3.0
         poll_until(runner, lambda until=rest: time.monotonic() > until)
         problem = "" if folder.assess() is State.RUNNING else f"a sleeping worker is {folder.assess()}"
-        os.kill(runner.worker.pid, signal.SIGCONT)
+        send_signal(runner.worker.pid, signal.SIGCONT)
         state = runner.wait(PATIENCE_SECONDS)
         result.count(problem or ("" if state is State.FINISHED else f"{state}: {runner.error}"))
     return result

@@ -125,6 +125,15 @@ def poll_until(runner: Runner, condition: Callable[[], bool], seconds: float = P
     return True
 
 
+def send_signal(pid: int, number: int) -> bool:
+    """Sends a signal; whether there was still somebody to send it to."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def family(folder: RunFolder) -> list[int]:
     """The numbers of the worker of a run and of its children, as far as they have said so."""
     status = folder.read_status()
