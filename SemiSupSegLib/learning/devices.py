@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ErrorCode, SemiSupSegError
+from .memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def prepare_process(device: torch.device, threads: int = 0) -> None:
     """Settings of this process that make training fast and repeatable."""
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
