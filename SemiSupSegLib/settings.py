@@ -99,20 +99,23 @@ class Settings:
             key, separator, text = assignment.partition("=")
             if not separator:
                 raise SettingsError(f"'{assignment}' is not a setting.", "Write it as KEY=VALUE.")
-            changed = changed._with_value(key.strip(), _parsed(text.strip()))
+            changed = changed._with_text(key.strip(), text.strip())
         return changed
 
-    def _with_value(self, key: str, value: Any) -> Self:
+    def _with_text(self, key: str, text: str) -> Self:
         first, _, rest = key.partition(".")
         hints = _type_hints(type(self))
         _check_key(first, hints)
         if rest:
             if not _is_group(hints[first]):
                 raise SettingsError(f"The setting '{first}' has no part '{rest}'.")
-            value = getattr(self, first)._with_value(rest, value)
-        elif _is_group(hints[first]):
-            raise SettingsError(f"'{first}' is a group of settings.", f"Set one of its parts, as in {first}.NAME=VALUE.")
-        return dataclasses.replace(self, **{first: value})
+            return dataclasses.replace(self, **{first: getattr(self, first)._with_text(rest, text)})
+        if _is_group(hints[first]):
+            raise SettingsError(
+                f"'{first}' is a group of settings.", f"Set one of its parts, as in {first}.NAME=VALUE."
+            )
+        # A text is taken as it is: a folder may be called "12", "true" or "a,b".
+        return dataclasses.replace(self, **{first: text if hints[first] is str else _parsed(text)})
 
     @classmethod
     def describe(cls, prefix: str = "") -> Iterator[SettingDescription]:
@@ -154,7 +157,7 @@ def _check_key(key: str, hints: Mapping[str, Any]) -> None:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         if "," in text:
             return [_parsed(part.strip()) for part in text.split(",")]
         return None if text == "None" else {"True": True, "False": False}.get(text, text)
@@ -163,14 +166,14 @@ def _parsed(text: str) -> Any:
 def _converted(field: dataclasses.Field, hint: Any, value: Any) -> Any:
     """The value in its declared type, or a `SettingsError` that says what is allowed."""
     if _is_group(hint):
-        return hint.from_json(value) if isinstance(value, Mapping) else value
+        return value if isinstance(value, hint) else hint.from_json(value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None
     for option in options:
         try:
             converted = _as_type(option, value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
         _check_range(field, converted)
         return converted
@@ -227,7 +230,8 @@ def _kind_name(hint: Any) -> str:
         return " or ".join(_kind_name(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
-        return f"a list of {_kind_name(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} × {_kind_name(parts[0])}"
+        return (
+            f"a list of {_kind_name(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} × {_kind_name(parts[0])}"
+        )
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "nothing"}
     return names.get(hint, str(hint))
-
