@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from .errors import ErrorCode, ModelError
+from .errors import ErrorCode, ModelError, SemiSupSegError
 from .files import explained, read_json, replace_atomically, temporary_beside, write_json_atomically
 from .labels import LabelSchema
 
@@ -82,6 +82,8 @@ class Model:
         try:
             if int(body["schema_version"]) > SCHEMA_VERSION:
                 raise ModelError(f"The model '{path}' was made by a newer version.", "Update the extension.")
+            if body["recommended"] not in WEIGHTS or len(body["mirror"]) != 3:
+                raise ValueError
             return cls(
                 folder=folder,
                 name=str(body["name"]),
@@ -93,7 +95,7 @@ class Model:
                 mirror=tuple(bool(each) for each in body["mirror"]),
                 summary=dict(body["summary"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"The description of the model '{path}' can't be read.", "Train again.") from error
 
     def save_description(self) -> None:
@@ -137,7 +139,7 @@ class Model:
         """The model under another name, which is written to disk."""
         if not name.strip():
             raise ModelError("The name is empty.", "Give the model a name.")
-        renamed = Model(**{**self.__dict__, "name": name.strip()})
+        renamed = replace(self, name=name.strip())
         renamed.save_description()
         return renamed
 
@@ -147,7 +149,7 @@ class Model:
         with explained("write the model to", path):
             temporary = temporary_beside(path)
             try:
-                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                with zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
                     for file in self._files():
                         archive.write(file, file.name)
                 replace_atomically(temporary, path)
@@ -197,7 +199,9 @@ def import_zip(path: Path | str, folder: Path | str) -> Model:
                         shutil.copyfileobj(source, target)
             Model.load(temporary)
             replace_atomically(temporary, folder)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        except (SemiSupSegError, OSError):
+            raise
+        except Exception as error:  # whatever zipfile and its decompressors make of a damaged file
             raise ModelError(f"'{path.name}' isn't a model file.", "Choose a zip that was exported here.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -206,7 +210,7 @@ def import_zip(path: Path | str, folder: Path | str) -> Model:
 
 def _check_members(members: list[zipfile.ZipInfo], allowed: set[str], path: Path) -> None:
     names = [member.filename for member in members]
-    strange = [name for name in names if name not in allowed or PurePosixPath(name).name != name]
+    strange = [name for name in names if name not in allowed]
     if strange or "model.json" not in names or len(set(names)) != len(names):
         what = f"it holds '{strange[0]}'" if strange else "its description is missing or there twice"
         raise ModelError(f"'{path.name}' isn't a model file: {what}.", "Choose a zip that was exported here.")
