@@ -5,6 +5,9 @@ Nothing is ever unpickled. A checkpoint that is truncated or altered is passed o
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +16,19 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ..errors import ErrorCode, ModelError
-from ..files import explained, read_json, replace_atomically, sha256_of, temporary_beside, write_json_atomically
+from ..errors import ErrorCode, ModelError, SemiSupSegError
+from ..files import (
+    explained,
+    read_json,
+    replace_atomically,
+    sha256_of,
+    temporary_beside,
+    write_bytes_atomically,
+    write_json_atomically,
+)
 
 KEPT = 2
 """Newest checkpoints that are kept."""
@@ -44,6 +55,12 @@ class Checkpoint:
     teacher: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: dict[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """Space that its tensors take on disk."""
+        tensors = (*self.student.values(), *self.teacher.values(), *self.optimizer.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, kept: int = KEPT) -> Path:
@@ -77,11 +94,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, kept: int = KEPT) -
                 file = temporary / f"{name}.safetensors"
                 save_tensors(file, getattr(checkpoint, name))
                 checksums[file.name] = sha256_of(file)
-            body = {"iteration": checkpoint.iteration, "checksums": checksums, "state": checkpoint.state}
-            write_json_atomically(temporary / "state.json", body)
-            if final.exists():
-                shutil.rmtree(final)
-            replace_atomically(temporary, final)
+            body = {"iteration": checkpoint.iteration, "state": checkpoint.state}
+            checksums["state.json"] = _checksum(body)
+            write_json_atomically(temporary / "state.json", {**body, "checksums": checksums})
+            _replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     for old in _checkpoint_folders(folder)[kept:]:
@@ -109,11 +125,9 @@ def load_newest_checkpoint(folder: Path, warn: Callable[[str], None] = lambda me
         try:
             return load_checkpoint(each)
         except ModelError as error:
-            warn(f"{error.message} The one before is used.")
+            warn(error.message)
     if folders:
-        raise ModelError(
-            "No checkpoint of this run is whole.", "Start a new run.", code=ErrorCode.CHECKPOINT_DAMAGED
-        )
+        raise ModelError("No checkpoint of this run is whole.", "Start a new run.", code=ErrorCode.CHECKPOINT_DAMAGED)
     return None
 
 
@@ -121,31 +135,58 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, verified; raises `ModelError` with code ``checkpoint-damaged``."""
     try:
         body = read_json(folder / "state.json", "the checkpoint")
-        checksums = body["checksums"]
-        for name in _WEIGHT_FILES:
-            file = f"{name}.safetensors"
-            if sha256_of(folder / file) != checksums[file]:
-                raise ValueError(f"{file} was altered")
-        tensors = {name: load_tensors(folder / f"{name}.safetensors") for name in _WEIGHT_FILES}
+        checksums = body.pop("checksums")
+        if _checksum(body) != checksums["state.json"]:
+            raise ValueError("altered")
+        tensors = {
+            name: load_tensors(folder / f"{name}.safetensors", checksums[f"{name}.safetensors"])
+            for name in _WEIGHT_FILES
+        }
         return Checkpoint(int(body["iteration"]), state=dict(body["state"]), **tensors)
-    except Exception as error:
+    except (SemiSupSegError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(
-            f"The checkpoint '{folder.name}' is damaged ({error}).",
+            f"The checkpoint '{folder.name}' is damaged or incomplete.",
             "An earlier checkpoint is used where there is one.",
             code=ErrorCode.CHECKPOINT_DAMAGED,
         ) from error
 
 
 def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name; shared and strided ones are written out."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, str(file))
+    """Write tensors by name, whole or not at all; shared and strided ones are written out.
+
+    Raises
+    ------
+    SemiSupSegError
+        With codes ``disk-full``, ``not-writable``, …: safetensors' own writer would say it in words of its own.
+    """
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    write_bytes_atomically(file, content)
 
 
-def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read tensors by name onto the CPU; raises `ModelError` where the file isn't one of tensors."""
+def load_tensors(file: Path, checksum: str | None = None) -> dict[str, Tensor]:
+    """Read tensors by name onto the CPU.
+
+    They are copies in memory: `safetensors.torch.load_file` maps the file, and what trains on with mapped tensors
+    could neither delete the file on Windows nor be sure of what it holds.
+
+    Parameters
+    ----------
+    file : pathlib.Path
+        A safetensors file.
+    checksum : str, optional
+        SHA-256 that its content must have.
+
+    Raises
+    ------
+    ModelError
+        If it can't be read, isn't a file of tensors, or was altered.
+    """
     try:
-        return load_file(str(file))
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        content = file.read_bytes()
+        if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
+            raise ValueError("altered")
+        return load(content)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ModelError(
             f"The weights in '{file.name}' can't be read.", "Use another checkpoint or model.", code=ErrorCode.BAD_MODEL
         ) from error
@@ -167,9 +208,28 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _replace_folder(temporary: Path, final: Path) -> None:
+    """Give a written checkpoint its name; one that has it already is moved out of the way, and back on failure."""
+    if not final.exists():
+        replace_atomically(temporary, final)
+        return
+    aside = temporary_beside(final)
+    final.rename(aside)
+    try:
+        replace_atomically(temporary, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.rename(final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def _checkpoint_folders(folder: Path) -> list[Path]:
     """Checkpoints by iteration, newest first."""
     if not folder.is_dir():
         return []
     return sorted((each for each in folder.iterdir() if each.is_dir() and each.name.isdigit()), reverse=True)
-
