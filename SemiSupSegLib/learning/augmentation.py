@@ -35,19 +35,17 @@ def draw_matrix(
     """
     spacing = np.array(spacing, dtype=float)
     in_plane = dimensions == 2 or spacing[0] > _THICK_SLICES * max(spacing[1], spacing[2])
-    matrix = np.eye(3)
+    turned = np.eye(3)
     if numbers.random() < settings.spatial_probability:
         angles = np.deg2rad(numbers.uniform(-settings.rotation, settings.rotation, 3))
         scale = np.exp(numbers.uniform(-1, 1) * np.log1p(settings.scale))
         axes = (0,) if in_plane else (0, 1, 2)
-        turned = functools.reduce(np.matmul, (_rotation(axis, angles[axis]) for axis in axes))
         zoom = np.array([1.0 if in_plane else scale, scale, scale])
-        matrix = (turned * zoom) * (spacing[None, :] / spacing[:, None])
+        turned = functools.reduce(np.matmul, (_rotation(axis, angles[axis]) for axis in axes)) * zoom
     if settings.right_angles:
-        quarter = _rotation(0, np.pi / 2 * numbers.integers(4)).round()
-        matrix = matrix @ quarter
+        turned = turned @ _rotation(0, np.pi / 2 * numbers.integers(4)).round()
     flips = np.where((numbers.random(3) < 0.5) & np.array(settings.mirror[::-1]), -1.0, 1.0)
-    return matrix * flips
+    return turned * (spacing[None, :] / spacing[:, None]) * flips
 
 
 def _rotation(axis: int, angle: float) -> np.ndarray:

@@ -74,6 +74,11 @@ class Batch:
         pairs = [(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)]
         return Batch(*(None if first is None else torch.cat([first, second]) for first, second in pairs))
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        tensors = [getattr(self, each.name) for each in fields(self)]
+        return Batch(*(None if each is None else each.to(device) for each in tensors))
+
 
 def random_numbers(seed: int, iteration: int, stream: int, sample: int = 0) -> np.random.Generator:
     """The random numbers of one sample of one iteration: the same whatever happened before."""
@@ -145,8 +150,8 @@ def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_sha
 
 
 def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple[Tensor | None, ...]:
-    coordinates = _coordinates(patch, shape)
-    index, inside = _nearest(coordinates, case.shape, case.image.device)
+    coordinates = _coordinates(patch, shape, case.image.device)
+    index, inside = _nearest(coordinates, case.shape)
     annotation = case.annotation
     if annotation is None:
         labels = torch.full(shape, IGNORE, dtype=torch.uint8, device=case.image.device)
@@ -164,38 +169,41 @@ def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple
     return image, labels, superpixels, expanded
 
 
-def _coordinates(patch: Patch, shape: tuple[int, int, int]) -> np.ndarray:
-    """Voxel coordinates in the case of every voxel of the patch, ``(3, K, J, I)`` float32, as broadcast sums."""
-    axes = [np.arange(size) - (size - 1) / 2 for size in shape]
-    offsets = [axis.reshape([-1 if n == dimension else 1 for n in range(3)]) for dimension, axis in enumerate(axes)]
-    rows = [sum(patch.matrix[row, n] * offsets[n] for n in range(3)) + patch.centre[row] for row in range(3)]
-    return np.stack([np.broadcast_to(row, shape) for row in rows]).astype(np.float32)
+def _coordinates(patch: Patch, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Voxel coordinates (k, j, i) in the case of every voxel of the patch, ``(3, K, J, I)`` float32."""
+    axes = (torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2 for size in shape)
+    k, j, i = torch.meshgrid(*axes, indexing="ij")
+    rows = zip(patch.matrix.tolist(), patch.centre.tolist(), strict=True)
+    return torch.stack([row[0] * k + row[1] * j + row[2] * i + centre for row, centre in rows])
 
 
-def _nearest(coordinates: np.ndarray, shape: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat index of the nearest voxel, and whether it lies inside, both ``(K, J, I)``."""
-    rounded = np.rint(coordinates).astype(np.int64)
-    limits = np.array(shape).reshape(3, 1, 1, 1)
-    inside = ((rounded >= 0) & (rounded < limits)).all(axis=0)
-    k, j, i = np.clip(rounded, 0, limits - 1)
-    flat = (k * shape[1] + j) * shape[2] + i
-    return torch.from_numpy(flat).to(device), torch.from_numpy(inside).to(device)
+def _nearest(coordinates: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Flat index of the nearest voxel, and whether it lies inside, both ``(K, J, I)``.
+
+    Half-way between two voxels the upper one is taken: rounding to even would take one twice and leave out the next.
+    """
+    limits = torch.tensor(shape, device=coordinates.device).view(3, 1, 1, 1)
+    rounded = torch.floor(coordinates + 0.5).long()
+    inside = ((rounded >= 0) & (rounded < limits)).all(dim=0)
+    k, j, i = torch.minimum(rounded.clamp_min(0), limits - 1)
+    return (k * shape[1] + j) * shape[2] + i, inside
 
 
 def _taken(volume: Tensor, index: Tensor, inside: Tensor, fill: float) -> Tensor:
     return volume.reshape(-1)[index].masked_fill_(~inside, fill)
 
 
-def _interpolated(case: TrainingCase, coordinates: np.ndarray) -> Tensor:
+def _interpolated(case: TrainingCase, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation in the box that the patch touches, in float32 (bfloat16 is slower and coarser)."""
     limits = np.array(case.shape)
-    low = np.clip(np.floor(coordinates.min(axis=(1, 2, 3))).astype(int), 0, limits - 1)
-    high = np.clip(np.ceil(coordinates.max(axis=(1, 2, 3))).astype(int) + 1, low + 1, limits)
+    low, high = (each.cpu().numpy() for each in torch.aminmax(coordinates.flatten(1), dim=1))
+    low = np.clip(np.floor(low).astype(int), 0, limits - 1)
+    high = np.clip(np.ceil(high).astype(int) + 1, low + 1, limits)
     box = case.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].float() - case.outside
-    extent = np.maximum(high - low - 1, 1).reshape(3, 1, 1, 1)
-    relative = (coordinates - low.reshape(3, 1, 1, 1)) / extent * 2 - 1
-    grid = torch.from_numpy(np.ascontiguousarray(relative[::-1].transpose(1, 2, 3, 0), dtype=np.float32))
+    # grid_sample's coordinates are -1 and 1 at the outer faces of the box, and in the order (i, j, k).
+    start, size = (torch.as_tensor(each, dtype=torch.float32, device=box.device) for each in (low, high - low))
+    grid = ((2 * (coordinates.movedim(0, -1) - start) + 1) / size - 1).flip(-1)
     sampled = functional.grid_sample(
-        box[None, None], grid[None].to(box.device), mode="bilinear", padding_mode="zeros", align_corners=True
+        box[None, None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False
     )
     return sampled[0, 0] + case.outside
