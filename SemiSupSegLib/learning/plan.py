@@ -1,34 +1,33 @@
 """What the data and the device say about how to train: spacing, patch, normalisation, network, batch, precision.
 
 The idea is nnU-Net's (Isensee et al., Nat Methods 2021): rules, not guesses, and nothing tuned to one data set. A plan
-is plain data: it stands in ``run.json`` and ``model.json``, is shown to the user, and every part of it can be overridden.
+is plain data: it stands in ``run.json`` and ``model.json``, is shown to the user, and all of it can be overridden.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..cohort import Cohort, Role
-from ..errors import ModelError
+from ..errors import ModelError, SettingsError
 from ..training_settings import TrainingSettings
-from ..volume import Volume, check_image, read_geometry, resample_image
+from ..volume import Volume, resample_image
 from .devices import free_bytes, prefers_bfloat16
+from .fingerprint import Fingerprint
 
 _CPU_PATCH_VOXELS = 90_000
 _CPU_PATCH_PIXELS = 160 * 160
 _GPU_PATCH_VOXELS = 112 * 112 * 80
 _GPU_PATCH_PIXELS = 512 * 512
 _GPU_BYTES_PER_VOXEL = 6_000  # activations of two patches of the default network, a guess on the safe side
+_FEWEST_PATCH_VOXELS = 32**3
 _PATCHES_PER_IMAGE = 2.5
 _MOST_COARSENING = 4.0
 _SMALLEST_POOLED = 8
 _FEWEST_SLICES = 8
-_SAMPLED_CASES = 20
-_SAMPLED_VOXELS = 20_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Normalisation:
             return (np.clip(image, self.low, self.high) - self.mean) / self.std
         low, high = np.percentile(image, (0.1, 99.9))
         image = np.clip(image, low, high) if high > low else image
-        return (image - image.mean()) / max(float(image.std()), 1e-6)
+        return (image - image.mean()) / (float(image.std()) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,16 @@ class Plan:
         """Spacing (i, j, k) that a case of a spacing of its own is resampled to."""
         return tuple(planned or mine for planned, mine in zip(self.spacing, own, strict=True))
 
+    def shrunk(self) -> Plan | None:
+        """A plan that needs about half the memory: a smaller batch or, of one patch, a smaller patch; None if none."""
+        if self.batch_size > 1:
+            return replace(self, batch_size=self.batch_size // 2)
+        divisor = _divisor(self.strides)
+        axis = max(range(self.dimensions), key=lambda each: self.patch[each] / divisor[each])
+        patch = list(self.patch)
+        patch[axis] = max(1, patch[axis] // 2 // divisor[axis]) * int(divisor[axis])
+        return replace(self, patch=tuple(patch)) if tuple(patch) != self.patch else None
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
         return asdict(self)
@@ -125,47 +134,6 @@ class Plan:
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError("The plan of this run or model can't be read.", "Train again.") from error
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What the plan is derived from: the training images' grids and grey values.
-
-    Attributes
-    ----------
-    spacings, sizes : numpy.ndarray
-        ``(cases, 3)``, in order (i, j, k), mm and voxels.
-    intensities : numpy.ndarray
-        A sample of grey values of all cases, float32.
-    is_ct : bool
-        Whether the grey values look like Hounsfield units.
-    """
-
-    spacings: np.ndarray
-    sizes: np.ndarray
-    intensities: np.ndarray
-    is_ct: bool
-
-
-def read_fingerprint(cohort: Cohort, on_progress=lambda fraction, text: None) -> Fingerprint:
-    """The fingerprint of a cohort's training cases; grey values from at most twenty of them, annotated ones first."""
-    cases = [case for case in cohort.cases if case.role == Role.TRAIN]
-    geometries = [read_geometry(case.image) for case in cases]
-    cases.sort(key=lambda case: not case.labeled)
-    sampled = []
-    for index, case in enumerate(cases[:_SAMPLED_CASES]):
-        on_progress(index / min(len(cases), _SAMPLED_CASES), "Looking at the images")
-        volume = cohort.read_image(case)
-        check_image(volume, case.id)
-        values = volume.array.reshape(-1)
-        sampled.append(values[:: max(1, values.size // _SAMPLED_VOXELS)].astype(np.float32))
-    intensities = np.concatenate(sampled)
-    return Fingerprint(
-        spacings=np.array([geometry.spacing for geometry in geometries]),
-        sizes=np.array([geometry.size for geometry in geometries]),
-        intensities=intensities,
-        is_ct=bool(np.median([values.min() for values in sampled]) <= -500 and np.ptp(intensities) > 1000),
-    )
 
 
 def derive_plan(
@@ -206,6 +174,13 @@ def derive_plan(
     size = np.maximum(1, np.rint(extent / spacing)).astype(int)
     network = "unet" if chosen.network == "auto" else chosen.network
     patch = np.array(chosen.patch) if chosen.patch else _largest_patch(spacing, size, dimensions, budget)
+    if dimensions == 2:
+        patch[2] = 1
+    elif patch[2] == 1:
+        raise SettingsError(
+            "A volumetric network can't be trained on patches of one slice.",
+            "Leave the setting plan.dimensions to the plan or set it to 2, or choose patches of more slices.",
+        )
     features = chosen.features or _features(network, device)
     strides = _strides(patch, spacing, dimensions, network, len(features))
     patch = _rounded_up(patch, strides)
@@ -247,7 +222,9 @@ def _patch_voxels(device: torch.device, dimensions: int) -> int:
     if dimensions == 2:
         return _GPU_PATCH_PIXELS
     free = free_bytes(device)
-    return _GPU_PATCH_VOXELS if free is None else min(_GPU_PATCH_VOXELS, free // _GPU_BYTES_PER_VOXEL)
+    if free is None:
+        return _GPU_PATCH_VOXELS
+    return max(_FEWEST_PATCH_VOXELS, min(_GPU_PATCH_VOXELS, free // _GPU_BYTES_PER_VOXEL))
 
 
 def _coarsened(native: np.ndarray, extent: np.ndarray, dimensions: int, patch_voxels: int) -> np.ndarray:
@@ -296,12 +273,11 @@ def _strides(
     left, current = patch.astype(float), spacing.copy()
     strides = []
     while len(strides) < levels - 1:
-        finest = min(current[axis] for axis in axes if left[axis] >= _SMALLEST_POOLED) if any(
-            left[axis] >= _SMALLEST_POOLED for axis in axes
-        ) else 0.0
-        stride = tuple(2 if left[axis] >= _SMALLEST_POOLED and current[axis] <= 2 * finest else 1 for axis in axes)
-        if max(stride) == 1:
+        large = [axis for axis in axes if left[axis] >= _SMALLEST_POOLED]
+        if not large:
             break
+        finest = min(current[axis] for axis in large)
+        stride = tuple(2 if axis in large and current[axis] <= 2 * finest else 1 for axis in axes)
         for axis, step in zip(axes, stride, strict=True):
             left[axis], current[axis] = left[axis] / step, current[axis] * step
         strides.append(stride)
@@ -310,10 +286,16 @@ def _strides(
 
 def _rounded_up(patch: np.ndarray, strides: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """The patch with every axis a multiple of what the network pools by."""
+    divisor = _divisor(strides)
+    return -(-patch // divisor) * divisor
+
+
+def _divisor(strides: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """What the network pools by along (i, j, k); 1 along k in 2D."""
     divisor = np.ones(3, dtype=int)
     product = np.prod(np.array(strides), axis=0)[::-1]
     divisor[: len(product)] = product
-    return -(-patch // divisor) * divisor
+    return divisor
 
 
 def _normalisation(fingerprint: Fingerprint) -> Normalisation:
