@@ -142,7 +142,7 @@ class PredictionSettings(Settings):
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:0, …, or mps")
     network: str = setting("auto", "Whose weights predict; auto: what the model recommends",
-                           choices=("auto", "teacher", "student"))  # fmt: skip
+                           choices=("auto", "teacher", "student", "best"))  # fmt: skip
     overlap: float = setting(0.5, "Overlap of neighbouring windows", minimum=0, maximum=0.9)
     mirroring: bool = setting(False, "Average over mirrored images, along the axes that training mirrored")
     probability: bool = setting(False, "Write a probability volume for each class")

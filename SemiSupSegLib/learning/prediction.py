@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from ..cohort import Cohort
-from ..errors import CohortError, SemiSupSegError
+from ..errors import CohortError, ErrorCode, ModelError, SemiSupSegError
 from ..files import write_json_atomically
 from ..labels import LabelSchema
 from ..models import Model
 from ..segmentation_file import write_segmentation
 from ..training_settings import PredictionSettings
-from ..volume import Volume, check_image, read_volume, resample_probabilities, write_volume
+from ..volume import (
+    Geometry,
+    Volume,
+    check_image,
+    extension_of,
+    read_volume,
+    resample_probabilities,
+    write_volume,
+)
 from .checkpoints import load_tensors
-from .devices import autocast, choose_device, prepare_process
+from .devices import autocast, choose_device, empty_cache, prefers_bfloat16, prepare_process
+from .memory import is_out_of_memory
 from .networks import SegmentationNetwork, build_network
 from .plan import Plan, prepare_image
 from .postprocessing import keep_largest_components
@@ -86,6 +95,8 @@ class Predictor:
         self.network = network
         self.plan = plan
         self.device = device
+        # Trained on another device perhaps: half precision is only worth it where it is fast.
+        self.precision = plan.precision if prefers_bfloat16(device) else "float32"
         self.settings = settings or PredictionSettings()
         self.largest_component = largest_component
         self.mirror_axes = [2 - axis for axis, allowed in enumerate(mirror) if allowed and self.settings.mirroring]
@@ -101,7 +112,20 @@ class Predictor:
         return cls(network, plan, device, settings, components[settings.largest_component], model.mirror)
 
     def on_plan_grid(self, image: Tensor, on_window: Callable[[float], None] = lambda fraction: None) -> Tensor:
-        """Probabilities ``(C, k, j, i)`` of a prepared image ``(k, j, i)`` on the plan's grid."""
+        """Probabilities ``(C, k, j, i)`` of a prepared image ``(k, j, i)`` on the plan's grid.
+
+        They are put together where the image lies, and in the computer's memory if that is too small for them.
+        """
+        batch_size = 2 if self.plan.dimensions == 3 else 16
+        try:
+            return self._slide(image, batch_size, on_window)
+        except RuntimeError as error:
+            if image.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        empty_cache(self.device)
+        return self._slide(image.cpu(), 1, on_window)
+
+    def _slide(self, image: Tensor, batch_size: int, on_window: Callable[[float], None]) -> Tensor:
         with torch.inference_mode():
             return sliding_window(
                 image.float(),
@@ -110,7 +134,7 @@ class Predictor:
                 self.plan.n_classes,
                 overlap=self.settings.overlap,
                 mirror_axes=self.mirror_axes,
-                batch_size=2 if self.plan.dimensions == 3 else 16,
+                batch_size=batch_size,
                 on_window=on_window,
             )
 
@@ -127,9 +151,8 @@ class Predictor:
         uncertainty = np.empty(shape, dtype=np.float32) if self.settings.uncertainty else None
         doubt, extent = 0.0, 0.0
         for slab in _slabs(shape):
-            i, j = volume.geometry.size[:2]
-            part = volume.geometry.cropped((0, 0, slab.start), (i, j, slab.stop - slab.start))
-            fine = resample_probabilities(coarse, prepared.geometry, part)
+            on_window(1.0)
+            fine = _resampled_slab(coarse, prepared.geometry, volume.geometry, slab)
             labels[slab] = fine.argmax(axis=0)
             entropy = binary_share_of_entropy(fine)
             possible = fine[0] < 0.95
@@ -144,8 +167,8 @@ class Predictor:
         return Prediction(labels, probabilities, uncertainty, doubt / extent if extent else 0.0)
 
     def _forward(self, x: Tensor) -> Tensor:
-        with autocast(self.device, self.plan.precision):
-            return self.network(to_memory_format(x))
+        with autocast(self.device, self.precision):
+            return self.network(to_memory_format(x.to(self.device))).to(x.device)
 
 
 def binary_share_of_entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -178,8 +201,6 @@ def load_network(plan: Plan, weights: Path) -> SegmentationNetwork:
 
 def load_weights(network: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
     """Put tensors by name into a network; raises `ModelError` where they don't fit."""
-    from ..errors import ModelError
-
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -204,8 +225,10 @@ def write_prediction(
     files = {"segmentation": folder / f"{case}.seg.nrrd"}
     write_segmentation(files["segmentation"], prediction.labels, volume.geometry, schema, compress=compress)
     if prediction.probabilities is not None:
-        for name, array in zip(schema.names, prediction.probabilities[1:], strict=True):
-            files[f"probability {name}"] = folder / f"{case}_probability_{_file_name(name)}.nrrd"
+        names = [_file_name(name) for name in schema.names]
+        for index, (name, array) in enumerate(zip(schema.names, prediction.probabilities[1:], strict=True)):
+            own = names[index] if names.count(names[index]) == 1 else f"{names[index]}_{index + 1}"
+            files[f"probability {name}"] = folder / f"{case}_probability_{own}.nrrd"
             write_volume(files[f"probability {name}"], Volume(array, volume.geometry), compress=compress)
     if prediction.uncertainty is not None:
         files["uncertainty"] = folder / f"{case}_uncertainty.nrrd"
@@ -226,9 +249,12 @@ def predict_run(session):
     request = session.request
     settings = PredictionSettings.from_json(request.settings.get("prediction", {}))
     model = Model.load(request.model)
-    predictor = Predictor.of_model(model, settings)
     folder = Path(request.settings.get("out") or session.folder.predictions)
     jobs = list(_jobs(request))
+    device = str(choose_device(settings.device))
+    if not session.hold_device(device):
+        return Outcome()
+    predictor = Predictor.of_model(model, replace(settings, device=device))
     written, scores = [], {}
     for index, (case, read) in enumerate(jobs):
 
@@ -264,10 +290,12 @@ def _jobs(request) -> Iterator[tuple[str, Callable[[], Volume]]]:
             yield case.id, lambda case=case: cohort.read_image(case)
     names: set[str] = set()
     for image in request.images:
-        name = Path(image).name.split(".")[0]
-        if name in names:
+        if not Path(image).exists():  # said at once, not after an hour of predicting the others
+            raise SemiSupSegError(f"There is no image '{image}'.", "Check the path.", code=ErrorCode.MISSING_FILE)
+        name = Path(image).name.removesuffix(extension_of(image))
+        if name.casefold() in names:
             raise CohortError(f"Two images are called '{name}'.", "Predict them into different folders.")
-        names.add(name)
+        names.add(name.casefold())
         yield name, lambda image=image: read_volume(image)
     if not request.cohort and not names:
         raise SemiSupSegError("There is nothing to predict.", "Give a cohort or at least one image.")
@@ -278,6 +306,20 @@ def _slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
     thickness = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], thickness):
         yield slice(start, min(shape[0], start + thickness))
+
+
+def _resampled_slab(coarse: np.ndarray, source: Geometry, target: Geometry, slab: slice) -> np.ndarray:
+    """Probabilities of a slab of target slices, made from those slices of the source that it needs.
+
+    Both grids have the same axes, as `prepare_image` makes them.
+    """
+    mapping = target.index_map(source)
+    first, last = sorted(mapping[2, 2] * k + mapping[2, 3] for k in (slab.start, slab.stop - 1))
+    start = int(np.clip(np.floor(first - 1e-3), 0, source.size[2] - 1))
+    stop = int(np.clip(np.ceil(last + 1e-3) + 1, start + 1, source.size[2]))
+    part = source.cropped((0, 0, start), (*source.size[:2], stop - start))
+    wanted = target.cropped((0, 0, slab.start), (*target.size[:2], slab.stop - slab.start))
+    return resample_probabilities(coarse[:, start:stop], part, wanted)
 
 
 def _file_name(name: str) -> str:

@@ -45,8 +45,7 @@ def sliding_window(
     torch.Tensor
         ``(C, k, j, i)`` float32, summing to 1 over classes.
     """
-    shape = image.shape
-    padded = _padded(image, window)
+    padded, original = _padded(image, window)
     blend = _gaussian(window, image.device)
     total = torch.zeros((n_classes, *padded.shape), device=image.device)
     weight = torch.zeros(padded.shape, device=image.device)
@@ -61,8 +60,7 @@ def sliding_window(
             total[(slice(None), *box)] += each * blend
             weight[box] += blend
         on_window(min(1.0, (first + batch_size) / len(corners)))
-    result = total.div_(weight)
-    return result[(slice(None), *(slice(0, length) for length in shape))]
+    return total.div_(weight)[(slice(None), *original)]
 
 
 def _probabilities(patches: Tensor, network: Callable[[Tensor], Tensor], axes: tuple[int, ...]) -> Tensor:
@@ -75,13 +73,17 @@ def _probabilities(patches: Tensor, network: Callable[[Tensor], Tensor], axes: t
     return probabilities.flip([axis + 2 for axis in axes]) if axes else probabilities
 
 
-def _padded(image: Tensor, window: Sequence[int]) -> Tensor:
-    """The image, at its ends grown to at least one window with its darkest value, as training patches are."""
+def _padded(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[slice]]:
+    """The image grown on all sides to at least one window with its darkest value, as training patches are.
+
+    Beside it, where in it the image lies.
+    """
     missing = [max(0, size - length) for size, length in zip(window, image.shape, strict=True)]
+    original = [slice(lack // 2, lack // 2 + length) for lack, length in zip(missing, image.shape, strict=True)]
     if not any(missing):
-        return image
-    pad = [each for length in reversed(missing) for each in (0, length)]
-    return torch.nn.functional.pad(image, pad, value=float(image.min()))
+        return image, original
+    pad = [each for lack in reversed(missing) for each in (lack // 2, lack - lack // 2)]
+    return torch.nn.functional.pad(image, pad, value=float(image.min())), original
 
 
 def _corners(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:
