@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cohort import Cohort
+from ..cohort import Case, Cohort
 from ..errors import CohortError, ErrorCode
 from ..labels import IGNORE
 from ..segmentation_file import read_annotation
@@ -51,39 +51,52 @@ def evaluate_folder(
     """
     folder = Path(folder)
     chosen = [cohort.case(each) for each in cases] if cases else _both(folder, cohort)
-    scores = []
-    for index, case in enumerate(chosen):
-        on_progress(index / len(chosen), f"Scoring {case.id}")
-        file = folder / f"{case.id}.seg.nrrd"
-        if case.label is None:
-            raise CohortError(f"Case '{case.id}' has no dense label to compare with.", "Leave it out.")
-        if not file.is_file():
-            raise CohortError(
-                f"There is no prediction of case '{case.id}' in '{folder}'.", "Predict it first.",
-                code=ErrorCode.MISSING_FILE,
-            )  # fmt: skip
-        geometry = cohort.read_geometry(case)
-        truth = cohort.read_label(case)
-        prediction, grid = read_annotation(file, None, cohort.schema)
-        if not grid.same_grid(geometry):
-            prediction = resample_labels(prediction, grid, geometry)
-            prediction = np.where(prediction == IGNORE, 0, prediction)
-        if largest_component:
-            prediction = keep_largest_components(prediction, range(1, cohort.schema.n_classes))
-        scores.append(CaseScore(case.id, score_case(prediction, truth, cohort.schema.names, geometry.spacing)))
-    if not scores:
+    if not chosen:
         raise CohortError(
             f"There is nothing to score in '{folder}'.",
             "Predict cases that have a dense label.",
             code=ErrorCode.MISSING_FILE,
         )
+    for case in chosen:
+        _check_pair(case, folder)
+    scores = []
+    for index, case in enumerate(chosen):
+        on_progress(index / len(chosen), f"Scoring {case.id}")
+        scores.append(_score(case, folder, cohort, largest_component))
     return report(scores)
+
+
+def _check_pair(case: Case, folder: Path) -> None:
+    if case.label is None:
+        raise CohortError(f"Case '{case.id}' has no dense label to compare with.", "Leave it out.")
+    if not _prediction_file(case, folder).is_file():
+        raise CohortError(
+            f"There is no prediction of case '{case.id}' in '{folder}'.",
+            "Predict it first.",
+            code=ErrorCode.MISSING_FILE,
+        )
+
+
+def _prediction_file(case: Case, folder: Path) -> Path:
+    return folder / f"{case.id}.seg.nrrd"
+
+
+def _score(case: Case, folder: Path, cohort: Cohort, largest_component: bool) -> CaseScore:
+    geometry = cohort.read_geometry(case)
+    truth = cohort.read_label(case)
+    prediction, grid = read_annotation(_prediction_file(case, folder), None, cohort.schema)
+    if not grid.same_grid(geometry):
+        prediction = resample_labels(prediction, grid, geometry)
+        prediction = np.where(prediction == IGNORE, 0, prediction)
+    if largest_component:
+        prediction = keep_largest_components(prediction, range(1, cohort.schema.n_classes))
+    return CaseScore(case.id, score_case(prediction, truth, cohort.schema.names, geometry.spacing))
 
 
 def report(scores: Sequence[CaseScore]) -> dict[str, Any]:
     """Scores as plain JSON values, with means over cases."""
     return {
-        "mean_dice": _number(float(np.nanmean([score.mean("dice") for score in scores]))),
+        "mean_dice": _mean([score.mean("dice") for score in scores]),
         "n_cases": len(scores),
         "classes": {
             name: {measure: _numbers(dataclasses.asdict(summary)) for measure, summary in measures.items()}
@@ -99,8 +112,13 @@ def report(scores: Sequence[CaseScore]) -> dict[str, Any]:
     }
 
 
-def _both(folder: Path, cohort: Cohort) -> list:
-    return [case for case in cohort.cases if case.label is not None and (folder / f"{case.id}.seg.nrrd").is_file()]
+def _both(folder: Path, cohort: Cohort) -> list[Case]:
+    return [case for case in cohort.cases if case.label is not None and _prediction_file(case, folder).is_file()]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 def _numbers(values: dict[str, float]) -> dict[str, float | None]:
