@@ -37,8 +37,7 @@ def planned_iterations(
     shares = _phase_shares(scratch)
     seconds = 0.0
     for fraction, share in shares.items():
-        on_progress(fraction, "Measuring the speed of this computer")
-        seconds += share * _step_seconds(scratch, fraction)
+        seconds += share * _step_seconds(scratch, fraction, on_progress)
     left = settings.budget_minutes * 60 - (time.monotonic() - begun)
     return max(_FEWEST_ITERATIONS, int(left / seconds))
 
@@ -53,16 +52,16 @@ def _phase_shares(trainer: Trainer) -> dict[float, float]:
     return {fractions[-1]: len(fractions) / len(grid) for fractions in kinds.values()}
 
 
-def _step_seconds(trainer: Trainer, fraction: float) -> float:
-    for _ in range(_WARM_UP_STEPS):
-        trainer.step_at(fraction)
+def _step_seconds(trainer: Trainer, fraction: float, on_progress: Callable[[float, str], None]) -> float:
     times = []
-    for _ in range(_TIMED_STEPS):
+    steps = _WARM_UP_STEPS + _TIMED_STEPS
+    for step in range(steps):
+        on_progress(step / steps, "Measuring the speed of this computer")
         begun = time.monotonic()
         trainer.step_at(fraction)
         _wait_for(trainer.device)
         times.append(time.monotonic() - begun)
-    return float(np.mean(times))
+    return float(np.mean(times[_WARM_UP_STEPS:]))
 
 
 def _wait_for(device: torch.device) -> None:

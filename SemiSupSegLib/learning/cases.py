@@ -16,9 +16,6 @@ from ..labels import IGNORE
 from ..volume import Geometry, check_image, resample_labels
 from .plan import Plan, prepare_image
 
-REFERENCE = "reference"
-"""Instead of an annotation that trains: the dense label that predictions are measured by."""
-
 _MOST_LISTED_VOXELS = 20_000
 
 
@@ -40,6 +37,12 @@ class TrainingCase:
         Superpixel ids, int32, for methods that use them.
     expanded : torch.Tensor or None
         Annotation expanded over superpixels, uint8, for methods that use it.
+    is_dense : bool
+        Whether the annotation is a dense label, of which 255 marks ties only.
+    voxels : dict of int to numpy.ndarray
+        Flat indices of annotated voxels by class, a fixed sample where there are many.
+    counts : dict of int to int
+        How many annotated voxels each class really has.
     """
 
     id: str
@@ -48,6 +51,7 @@ class TrainingCase:
     annotation: Tensor | None = None
     superpixels: Tensor | None = None
     expanded: Tensor | None = None
+    is_dense: bool = False
     voxels: dict[int, np.ndarray] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
 
@@ -64,13 +68,21 @@ class TrainingCase:
     def __post_init__(self):
         self._outside = float(self.image.min())
 
-    def annotate(self, annotation: np.ndarray | None) -> None:
+    def annotate(self, annotation: np.ndarray | None, *, is_dense: bool = False) -> None:
         """Use an annotation, or another one than before, from the next patch on."""
+        self.expanded = None
+        self.is_dense = is_dense and annotation is not None
         if annotation is None:
             self.annotation, self.voxels, self.counts = None, {}, {}
             return
         self.annotation = torch.from_numpy(annotation).to(self.image.device)
         self.voxels, self.counts = _list_voxels(annotation)
+
+    def move_to(self, device: torch.device) -> None:
+        """Move all arrays to a device."""
+        for name in ("image", "annotation", "superpixels", "expanded"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor.to(device))
 
 
 def load_training_cases(
@@ -86,8 +98,8 @@ def load_training_cases(
 
     Parameters
     ----------
-    annotations : {"auto", "dense", "scribbles"}
-        Which annotation of a case that has both.
+    annotations : {"auto", "dense", "scribbles", "dense only"}
+        Which annotation of a case that has both; with "dense only", scribbles train nowhere.
     unlabeled : bool
         Whether cases without annotation are wanted too.
 
@@ -96,12 +108,11 @@ def load_training_cases(
     CohortError
         With code ``no-annotation`` if no case has an annotated voxel, or only one class is annotated in all.
     """
-    members = [case for case in cohort.cases if case.role == Role.TRAIN]
+    members = cohort.cases_of(Role.TRAIN)
     loaded = []
     for index, member in enumerate(members):
         on_progress(index / len(members), f"Loading {member.id}")
-        annotated = member.labeled and (member.scribble is not None or member.label is not None)
-        if annotated or unlabeled:
+        if _annotation_of(member, annotations) is not None or unlabeled:
             case = load_case(cohort, member, plan, device, annotations=annotations)
             if case.annotation is not None or unlabeled:
                 loaded.append(case)
@@ -109,39 +120,70 @@ def load_training_cases(
     return loaded
 
 
+def load_validation_cases(
+    cohort: Cohort,
+    plan: Plan,
+    device: torch.device,
+    *,
+    on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> list[TrainingCase]:
+    """Every case of role *validation* with its dense label; raises `CohortError` where one has none."""
+    members = cohort.cases_of(Role.VALIDATION)
+    loaded = []
+    for index, member in enumerate(members):
+        on_progress(index / len(members), f"Loading {member.id}")
+        case = _load_image(cohort, member, plan, device)
+        truth = resample_labels(cohort.read_label(member), cohort.read_geometry(member), case.geometry)
+        case.annotate(truth, is_dense=True)
+        loaded.append(case)
+    return loaded
+
+
 def load_case(
     cohort: Cohort, member: Case, plan: Plan, device: torch.device, *, annotations: str = "auto"
 ) -> TrainingCase:
-    """One case on the plan's grid."""
-    volume = cohort.read_image(member)
-    check_image(volume, member.id)
-    prepared = prepare_image(volume, plan)
-    case = TrainingCase(
-        member.id, prepared.geometry, torch.from_numpy(prepared.array).to(device=device, dtype=torch.float16)
-    )
-    case.annotate(read_annotation(cohort, member, prepared.geometry, annotations))
+    """One training case on the plan's grid."""
+    case = _load_image(cohort, member, plan, device)
+    labels, is_dense = read_annotation(cohort, member, case.geometry, annotations)
+    case.annotate(labels, is_dense=is_dense)
     return case
 
 
-def read_annotation(cohort: Cohort, member: Case, geometry: Geometry, annotations: str) -> np.ndarray | None:
-    """A case's annotation on a grid, or None where there is no annotated voxel to train on.
-
-    `annotations` is as in `load_training_cases`, or `REFERENCE` for the dense label whatever the case's role.
-    """
-    if annotations == REFERENCE:
-        labels = cohort.read_label(member)
-    else:
-        labels = cohort.read_training_annotation(member, prefer=annotations)
-    if labels is None:
-        return None
+def read_annotation(
+    cohort: Cohort, member: Case, geometry: Geometry, annotations: str
+) -> tuple[np.ndarray | None, bool]:
+    """What a case trains with, on a grid, and whether it is a dense label; None where no voxel is annotated."""
+    kind = _annotation_of(member, annotations)
+    if kind is None:
+        return None, False
+    labels = cohort.read_label(member) if kind == "label" else cohort.read_scribble(member)
     labels = resample_labels(labels, cohort.read_geometry(member), geometry)
-    return labels if (labels != IGNORE).any() else None
+    return (labels if (labels != IGNORE).any() else None), kind == "label"
+
+
+def _annotation_of(member: Case, annotations: str) -> str | None:
+    """Whether a case trains with its "label" or its "scribble"; None where with neither."""
+    if member.role != Role.TRAIN or not member.annotated:
+        return None
+    if annotations == "dense only":
+        return "label" if member.label is not None else None
+    if member.label is not None and (annotations == "dense" or member.scribble is None):
+        return "label"
+    return "scribble"
+
+
+def _load_image(cohort: Cohort, member: Case, plan: Plan, device: torch.device) -> TrainingCase:
+    volume = cohort.read_image(member)
+    check_image(volume, member.id)
+    prepared = prepare_image(volume, plan)
+    image = torch.from_numpy(prepared.array).to(device=device, dtype=torch.float16)
+    return TrainingCase(member.id, prepared.geometry, image)
 
 
 def _check_annotations(cases: Iterable[TrainingCase], annotations: str) -> None:
     annotated = [case for case in cases if case.annotation is not None]
     if not annotated:
-        dense = annotations == "dense"
+        dense = annotations == "dense only"
         raise CohortError(
             "No training case has a dense label." if dense else "No training case has an annotated voxel.",
             "Add dense labels, or choose the method 'partial' or 'sp3' for scribbles."
@@ -162,9 +204,7 @@ def _list_voxels(annotation: np.ndarray) -> tuple[dict[int, np.ndarray], dict[in
     """Flat indices of annotated voxels by class (a fixed sample of many), and how many there are."""
     flat = annotation.reshape(-1)
     voxels, counts = {}, {}
-    for label in np.unique(flat):
-        if label == IGNORE:
-            continue
+    for label in np.flatnonzero(np.bincount(flat, minlength=IGNORE + 1)[:IGNORE]):
         found = np.flatnonzero(flat == label)
         counts[int(label)] = found.size
         step = -(-found.size // _MOST_LISTED_VOXELS)

@@ -23,6 +23,9 @@ from .sampling import Batch, Patch, choose_cases, cut_batch, draw_centre, random
 _LABELED, _UNLABELED, _STEP = range(3)
 """Streams of random numbers within one iteration."""
 
+GRADIENT_NORM = "gradient norm"
+"""Name of the curve of the gradient's length, before it is clipped."""
+
 _DEFAULT_RATES = {"sgd": (1e-2, 1e-4), "adam": (1e-3, 0.0), "adamw": (1e-3, 1e-2)}
 """Learning rate and weight decay by optimiser."""
 
@@ -93,15 +96,15 @@ class Trainer:
         losses = self.method.training_step(self._prepare(fraction))
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        if self.settings.optimizer.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.settings.optimizer.gradient_clip)
+        limit = self.settings.optimizer.gradient_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         self.optimizer.step()
         self.method.update_teacher(self.student, self.teacher, self._teacher_decay(), self.iteration)
         self.iteration += 1
-        names = ["loss", *losses.parts]
+        curves = {"loss": losses.total, **losses.parts, GRADIENT_NORM: norm}
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
-                              for value in (losses.total, *losses.parts.values())])  # fmt: skip
-        return {**dict(zip(names, values.tolist(), strict=True)), "learning rate": rate}
+                              for value in curves.values()])  # fmt: skip
+        return {**dict(zip(curves, values.tolist(), strict=True)), "learning rate": rate}
 
     def warm_start(self, weights: dict[str, Tensor], source: str) -> None:
         """Begin with the weights of an earlier model."""
@@ -173,7 +176,7 @@ class Trainer:
             spacing = case.geometry.spacing[::-1]
             matrix = draw_matrix(self.settings.augmentation, spacing, self.plan.dimensions, numbers)
             patches.append(Patch(int(index), centre, matrix))
-        return cut_batch(cases, patches, self.plan.patch_shape)
+        return cut_batch(cases, patches, self.plan.patch_shape).to(self.device)
 
     def _forward(self, network: nn.Module, x: Tensor, features: bool = False):
         with autocast(self.device, self.plan.precision):
@@ -223,5 +226,5 @@ def hash_of(seed: int, iteration: int) -> int:
 
 
 def is_finite(values: dict[str, float]) -> bool:
-    """Whether a step's loss is a number."""
-    return math.isfinite(values["loss"])
+    """Whether a step's loss is a number, and its gradient too: one that isn't has just spoilt all weights."""
+    return math.isfinite(values["loss"]) and math.isfinite(values[GRADIENT_NORM])

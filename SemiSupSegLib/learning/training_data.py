@@ -1,0 +1,151 @@
+"""Everything that a training is fed with: training and validation cases, superpixels, and their changes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..cohort import Cohort, Role
+from ..errors import CohortError, ErrorCode
+from ..training_settings import TrainingSettings
+from .cases import (
+    TrainingCase,
+    load_case,
+    load_training_cases,
+    load_validation_cases,
+    read_annotation,
+    superpixel_cache,
+)
+from .devices import empty_cache
+from .memory import is_out_of_memory
+from .methods import METHODS
+from .plan import Plan
+from .superpixel_preparation import SuperpixelPreparation
+
+OnProgress = Callable[[float, str], None]
+
+
+class TrainingData:
+    """The cases of a training on the plan's grid.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Where they come from.
+    settings : TrainingSettings
+        The method decides on annotations, unlabeled cases and superpixels.
+    plan : Plan
+        Grid and grey values.
+    device : torch.device
+        Where the cases are to lie.
+    run_folder : pathlib.Path
+        Keeps superpixels where the cohort's folder can't.
+    on_progress : callable
+        Called with a fraction 0..1 and text; may raise to stop.
+
+    Attributes
+    ----------
+    cases, validation : list of TrainingCase
+        In the cohort's order.
+    superpixels : SuperpixelPreparation or None
+        For methods that use them.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        settings: TrainingSettings,
+        plan: Plan,
+        device: torch.device,
+        run_folder: Path,
+        on_progress: OnProgress = lambda fraction, text: None,
+    ):
+        method = METHODS[settings.method]
+        self.cohort = cohort
+        self.plan = plan
+        self.device = device
+        self.annotations = settings.annotations
+        if settings.annotations == "auto" and method.trains_on == "dense":
+            self.annotations = "dense only"
+        self.cases = load_training_cases(
+            cohort, plan, device, annotations=self.annotations, unlabeled=method.uses_unlabeled, on_progress=on_progress
+        )
+        self.superpixels: SuperpixelPreparation | None = None
+        if method.uses_superpixels:
+            cache = superpixel_cache(cohort, run_folder)
+            self.superpixels = SuperpixelPreparation(settings.sp3, plan.dimensions, cache)
+            for index, case in enumerate(self.cases):
+                on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
+                self.superpixels.prepare(case)
+        self.validation: list[TrainingCase] = []
+        if settings.validations > 0:
+            self.validation = load_validation_cases(cohort, plan, device, on_progress=on_progress)
+
+    @property
+    def dense_cases(self) -> list[TrainingCase]:
+        """Cases with dense labels, validation cases included."""
+        return [case for case in (*self.cases, *self.validation) if case.is_dense]
+
+    def update_annotation(self, cohort: Cohort, case_id: str) -> None:
+        """Read a case's annotation, or a whole new case, from a later state of the cohort.
+
+        Raises
+        ------
+        CohortError
+            If the classes changed, the case doesn't train, or nothing annotated would be left. Nothing is changed then.
+        """
+        if cohort.schema.names != self.cohort.schema.names:
+            raise CohortError("The classes of the cohort have changed.", "Start a new run for other classes.")
+        member = cohort.case(case_id)
+        if member.role != Role.TRAIN:
+            raise CohortError(f"Case '{case_id}' is not a training case.", "Change its role first.")
+        case = next((each for each in self.cases if each.id == case_id), None)
+        if case is None:
+            self._add(load_case(cohort, member, self.plan, self.device, annotations=self.annotations), cohort)
+        else:
+            labels, is_dense = read_annotation(cohort, member, case.geometry, self.annotations)
+            if labels is None and all(each.annotation is None for each in self.cases if each is not case):
+                raise CohortError(
+                    "No training case would have an annotated voxel.",
+                    "Keep at least one annotation.",
+                    code=ErrorCode.NO_ANNOTATION,
+                )
+            case.annotate(labels, is_dense=is_dense)
+            if self.superpixels is not None:
+                self.superpixels.expand(case)
+        self.cohort = cohort
+
+    def move_to(self, device: torch.device) -> None:
+        """Move all cases to a device."""
+        for case in (*self.cases, *self.validation):
+            case.move_to(device)
+
+    def _add(self, case: TrainingCase, cohort: Cohort) -> None:
+        """Take in a case at its place in the cohort's order, as a resumed training has it."""
+        if self.superpixels is not None:
+            self.superpixels.prepare(case)
+        order = {each.id: index for index, each in enumerate(cohort.cases)}
+        self.cases = sorted([*self.cases, case], key=lambda each: order.get(each.id, len(order)))
+
+
+def load_training_data(
+    cohort: Cohort,
+    settings: TrainingSettings,
+    plan: Plan,
+    device: torch.device,
+    run_folder: Path,
+    *,
+    on_progress: OnProgress,
+    warn: Callable[[str], None],
+) -> TrainingData:
+    """Cases on the device; in the computer's memory where a GPU has too little, and patches go to it one by one."""
+    try:
+        return TrainingData(cohort, settings, plan, device, run_folder, on_progress)
+    except (RuntimeError, MemoryError) as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    warn(f"The scans don't fit into the memory of {device}: they stay outside, which is slower.")
+    empty_cache(device)
+    return TrainingData(cohort, settings, plan, torch.device("cpu"), run_folder, on_progress)
