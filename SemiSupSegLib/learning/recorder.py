@@ -50,7 +50,7 @@ class Recorder:
                 kind = tuple(sorted(fields.get("values", ())))
                 self._send_recorded(self._metrics.offer(kind, line))
             elif event == "progress":
-                for each in self._progress.offer(fields.get("stage"), line):
+                for each in self._progress.offer("progress", line):  # an overtaken one is of no use
                     self._append_and_send(each)
             else:
                 self._append_and_send(line)

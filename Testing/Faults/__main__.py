@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, deaths, hostile, storage
+from . import crowds, deaths, hostile, real, storage
 from .laboratory import Laboratory, Result
 
 EXPERIMENTS: tuple[Callable[[Laboratory], Result], ...] = (
@@ -37,6 +37,8 @@ EXPERIMENTS: tuple[Callable[[Laboratory], Result], ...] = (
     crowds.device_queue,
     crowds.odd_names,
     crowds.start_up,
+    real.real_training_broken,
+    real.real_start_up,
 )
 
 
