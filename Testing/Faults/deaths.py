@@ -130,6 +130,8 @@ def power_cut(lab: Laboratory) -> Result:
                 send_signal(runner.worker.pid, signal.SIGCONT)
             _lose_unflushed(lab, copy)
             result.count(lab.resume(copy))
+        if runner.state not in (None, State.FINISHED):
+            result.count(f"an undisturbed run ended {runner.state}: {runner.error}")
         runner.kill()
         runner.wait(10)
     return result
