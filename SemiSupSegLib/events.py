@@ -116,18 +116,26 @@ def encode_command(command: Command) -> bytes:
     return _dump({**command.fields, "v": PROTOCOL_VERSION, "command": command.name, "id": command.id})
 
 
-def decode_command(line: bytes) -> Command:
-    """The command on a line; a malformed or unknown one comes back with its `problem`, to be answered."""
+def decode_command(line: bytes, commands: Mapping[str, tuple[str, ...]] | None = None) -> Command:
+    """The command on a line; a malformed or unknown one comes back with its `problem`, to be answered.
+
+    Parameters
+    ----------
+    line : bytes
+    commands : mapping, optional
+        What may be asked for, and the texts that each needs; a worker's `COMMANDS` if not given.
+    """
+    commands = COMMANDS if commands is None else commands
     body = _load(line)
     if body is None:
         return Command("", "", problem="The command isn't a JSON object of protocol version 1.")
     name, identifier = body.pop("command", None), body.pop("id", "")
     if not isinstance(identifier, str) or len(identifier) > 200:
         identifier = ""
-    if not isinstance(name, str) or name not in COMMANDS:
-        known = ", ".join(COMMANDS)
+    if not isinstance(name, str) or name not in commands:
+        known = ", ".join(commands)
         return Command(str(name)[:80], identifier, problem=f"The command is unknown; there are {known}.")
-    for key in COMMANDS[name]:
+    for key in commands[name]:
         if not isinstance(body.get(key), str) or not body[key]:
             return Command(name, identifier, problem=f"The command needs '{key}', a text.")
     return Command(name, identifier, body)

@@ -194,6 +194,7 @@ def slic(
     weights: tuple[float, float, float],
     compactness: float,
     iterations: int,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clusters an image into at most one cluster per seed of the lattice.
 
@@ -209,6 +210,8 @@ def slic(
         What intensities, scaled to [0, 1], are divided by before they are compared.
     iterations : int
         Number of centre updates.
+    on_progress : callable
+        Takes the share that is done, from 0 to 1, several times a second; what it raises ends the work.
 
     Returns
     -------
@@ -218,6 +221,9 @@ def slic(
         Mean level and mean position k, j, i of each cluster.
     """
     clustering = _Clustering(levels, lattice, weights, compactness)
+    parts = (iterations + 1) * len(clustering.layers)
+    done = itertools.count(1)
+    clustering.on_part_done = lambda: on_progress(next(done) / parts)
     for _ in range(iterations):
         clustering.update_centres()
     return clustering.assign(), clustering.centres
@@ -236,6 +242,8 @@ def initial_centres(levels: np.ndarray, lattice: Lattice) -> np.ndarray:
 
 class _Clustering:
     """The state of one run: the image in blocks, and the centres (level, k, j, i) of the clusters."""
+
+    on_part_done: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -258,7 +266,7 @@ class _Clustering:
 
     def update_centres(self) -> None:
         """One iteration: sampled voxels choose their cluster, centres move to the means."""
-        sums = np.concatenate(_in_threads(self._sum_layers, self.layers), axis=2)
+        sums = np.concatenate(_in_threads(self._sum_layers, self.layers, self.on_part_done), axis=2)
         count, *sums = (np.bincount(self.seeds.reshape(-1), part.reshape(-1), self.lattice.seed_count) for part in sums)
         for centre, total in zip(self.centres, sums, strict=True):
             np.divide(total, count, out=centre, where=count > 0)
@@ -295,7 +303,7 @@ class _Clustering:
     def assign(self) -> np.ndarray:
         """The nearest cluster of every voxel."""
         blocks = np.empty(self.blocks.shape, np.int32)
-        _in_threads(lambda layers: self._assign_layers(layers, blocks), self.layers)
+        _in_threads(lambda layers: self._assign_layers(layers, blocks), self.layers, self.on_part_done)
         return self.lattice.unblocked(blocks)
 
     def _assign_layers(self, layers: slice, blocks: np.ndarray) -> None:
@@ -363,9 +371,11 @@ def sampled_offsets(step: int) -> list[int]:
     return [int((2 * n + 1) * step / (2 * samples)) for n in range(samples)]
 
 
-def _in_threads(work: Callable, layers: list[slice]) -> list:
+def _in_threads(work: Callable, layers: list[slice], on_part_done: Callable[[], None]) -> list:
     """What ``work`` makes of each of the layers; numpy lets go of the interpreter while it computes."""
-    if len(layers) == 1:
-        return [work(layers[0])]
+    results = []
     with ThreadPoolExecutor(min(len(layers), os.cpu_count() or 1, 8)) as threads:
-        return list(threads.map(work, layers))
+        for result in threads.map(work, layers):
+            results.append(result)
+            on_part_done()
+    return results

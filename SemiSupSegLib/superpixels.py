@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SUPERVOXELS = 50_000  # ... so that within these limits there are about as many 
 _ALGORITHM = "lattice-slic-1"  # part of every key: change it when ids change
 _PERCENTILES = (0.5, 99.5)
 _PERCENTILE_SAMPLES = 2**20
+_PREPARED, _CLUSTERED = 0.1, 0.85  # shares of the time of preparing the image, and up to the end of clustering
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +91,7 @@ def compute_superpixels(
     image: np.ndarray,
     spacing: tuple[float, float, float],
     settings: SuperpixelSettings | None = None,
+    on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> np.ndarray:
     """Cuts an image into superpixels with SLIC.
 
@@ -102,6 +105,8 @@ def compute_superpixels(
         Size of a voxel along (i, j, k) in millimetres.
     settings : SuperpixelSettings, optional
         Size and shape of the superpixels.
+    on_progress : callable
+        Takes the share that is done, from 0 to 1; what it raises ends the work.
 
     Returns
     -------
@@ -132,8 +137,16 @@ def compute_superpixels(
     settings = settings or SuperpixelSettings()
     size_kji = checked_spacing(image, spacing)
     levels = prepared_levels(image, size_kji, settings)
+    on_progress(_PREPARED)
     lattice, weights = lattice_for(image.shape, size_kji, settings)
-    labels, centres = slic(levels, lattice, weights, settings.compactness, settings.iterations)
+    labels, centres = slic(
+        levels,
+        lattice,
+        weights,
+        settings.compactness,
+        settings.iterations,
+        lambda fraction: on_progress(_PREPARED + fraction * (_CLUSTERED - _PREPARED)),
+    )
     return connect(labels, levels, centres, lattice.cell_volume, lattice.axes)
 
 
