@@ -71,7 +71,11 @@ def start_of(pid: int) -> str:
 
 @cache
 def this_machine() -> str:
-    """Name of this machine."""
+    """Name of this machine; on macOS its UUID, since the name there changes with the network."""
+    if sys.platform == "darwin":
+        uuid, patience = (ctypes.c_ubyte * 16)(), (ctypes.c_long * 2)(5, 0)
+        if ctypes.CDLL(None).gethostuuid(uuid, patience) == 0:
+            return bytes(uuid).hex()
     return socket.gethostname()
 
 

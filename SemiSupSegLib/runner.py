@@ -20,14 +20,11 @@ from typing import Any
 from .death import explain_death
 from .errors import ErrorCode, RunError, SemiSupSegError
 from .events import Command, Event, decode_line, encode_command
-from .files import explained
-from .processes import OWN_GROUP_VARIABLE, ProcessIdentity, end_tree, out_of_memory_kills, this_machine
+from .launch import BOOTSTRAP, launch
+from .processes import ProcessIdentity, end_tree, out_of_memory_kills, this_machine
 from .report import build_report
 from .runs import RunFolder, State, Status
 from .streams import FileLines, PipeLines
-
-BOOTSTRAP = Path(__file__).with_name("start_worker.py")
-"""What a worker's Python is given to run."""
 
 CANCEL_GRACE_SECONDS = 30.0
 """How long a cancelled worker may take to finish its step and save a checkpoint."""
@@ -37,6 +34,9 @@ TERMINATE_GRACE_SECONDS = 5.0
 
 _DEATH_GRACE_SECONDS = 2.0
 """How long after the death of the started process its pipe is read, and its real worker (behind a launcher) awaited."""
+
+_START_SECONDS = 10.0
+"""How long a worker that somebody else started may take until it says who it is."""
 
 _LOG_LINES = 200
 _STRAY_LOG_BYTES = 10 * 1024**2
@@ -92,6 +92,9 @@ class Runner:
         self._iteration = 0
         self._error_event: Event | None = None
         self._dead_since: float | None = None
+        self._awaited_until = 0.0
+        self._detach_id = ""
+        self._detach_begin = 0
         self._was_cancelled = False
         self._escalation: deque[tuple[float, bool]] = deque()
         self._state: State | None = None
@@ -109,10 +112,8 @@ class Runner:
             Where to go on in events.jsonl, in bytes; see `offset`.
         """
         runner = cls(folder)
-        status = folder.read_status()
-        if status is not None:
-            runner._worker = status.process
-            runner._group = status.group if status.process.is_alive else 0
+        runner._adopt()
+        runner._awaited_until = time.monotonic() + _START_SECONDS
         runner._file = FileLines(folder.events_file, offset)
         runner._memory_kills = out_of_memory_kills()
         return runner
@@ -137,27 +138,7 @@ class Runner:
         self._memory_kills = out_of_memory_kills()
         self._log_begin = _size(self.folder.log_file)
         command = [*self._python, "-u", str(self._bootstrap), str(self.folder.path)]
-        with explained("write", self.folder.log_file):
-            log = open(self.folder.log_file, "ab", buffering=0)  # noqa: SIM115 - closed below, kept by the worker
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE if attached else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if attached else log,
-                stderr=log,
-                bufsize=0,
-                cwd=self.folder.path,
-                env={**self._environment, "PYTHONUTF8": "1", OWN_GROUP_VARIABLE: "1"},
-                **_own_group(),
-            )
-        except OSError as error:
-            raise SemiSupSegError(
-                f"The interpreter '{self._python[0]}' can't be started ({error.strerror}).",
-                "Choose another interpreter, or install the software again.",
-                code=ErrorCode.PACKAGES_MISSING,
-            ) from error
-        finally:
-            log.close()
+        self._process = launch(command, self.folder, attached=attached, environment=self._environment)
         self._group = 0 if sys.platform == "win32" else self._process.pid
         if attached:
             self._lines = PipeLines(self._process.stdout)
@@ -227,7 +208,7 @@ class Runner:
     @property
     def is_attached(self) -> bool:
         """Whether the worker ends with this process."""
-        return self.is_running and self._process is not None and self._process.stdin is not None
+        return self.is_running and self._lines is not None and not self._detach_id
 
     @property
     def state(self) -> State | None:
@@ -286,8 +267,10 @@ class Runner:
         self._was_cancelled = True
         now = time.monotonic()
         self._escalation.extend([(now + grace_seconds, False), (now + grace_seconds + terminate_seconds, True)])
-        with contextlib.suppress(SemiSupSegError):  # where a command can't be written, the signal will do
+        try:
             self.send("cancel")
+        except SemiSupSegError:  # the command can't be written: the polite signal at once
+            self._escalation[0] = (now, False)
 
     def kill(self) -> None:
         """Ends the worker and everything that it started, at once; what it did since its checkpoint is lost."""
@@ -296,20 +279,14 @@ class Runner:
             self._end(kill=True)
 
     def detach(self) -> None:
-        """Lets the worker go on when this process ends; from now on it's read and commanded through files."""
+        """Lets the worker go on when this process ends; from now on it's commanded, and soon read, through files."""
         if not self.is_attached:
             return
-        begin = _size(self.folder.events_file)
-        self.send("detach")
+        self._detach_begin = _size(self.folder.events_file)
+        self._detach_id = self.send("detach")
         deadline = time.monotonic() + 2.0
         while self._unsent and time.monotonic() < deadline:
             self._send_pending()
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        self._process.stdin = None
-        self._lines.close()
-        self._lines = None
-        self._file = FileLines(self.folder.events_file, begin)
 
     def close(self) -> None:
         """Lets go of the worker: an attached one notices and ends, a detached one goes on."""
@@ -350,6 +327,17 @@ class Runner:
             self._error_event = None
         elif event.name == "error":
             self._error_event = event
+        elif event.name == "answer" and event["id"] == self._detach_id:
+            self._leave_line()
+
+    def _leave_line(self) -> None:
+        """Goes on in events.jsonl behind the answer to `detach`: the last that the worker said on the line."""
+        self.close()
+        self._lines = None
+        self._file = FileLines(self.folder.events_file, self._detach_begin)
+        answer = f'"id": "{self._detach_id}"'.encode()
+        while (line := self._file.next_line()) is not None and answer not in line:
+            pass
 
     def _keep_as_log(self, line: bytes) -> None:
         """Keeps what isn't an event: the last lines in memory, and a bounded amount in log.txt."""
@@ -400,9 +388,20 @@ class Runner:
             self.close()
 
     def _worker_lives(self) -> bool:
+        if self._worker is None and self._process is None:
+            self._adopt()
         if self._worker is None:
-            return False
+            return time.monotonic() < self._awaited_until
         return self._worker.is_alive if self._worker.is_local else self.folder.worker_lives()
+
+    def _adopt(self) -> None:
+        """Learns from status.json who the worker is that somebody else started."""
+        status = self.folder.read_status()
+        if status is not None and status.process.pid:
+            self._worker = status.process
+            self._group = status.group if status.process.is_alive else 0
+        elif status is None or status.state.is_over:
+            self._awaited_until = 0.0
 
     def _conclude(self) -> None:
         code = self.exit_code
@@ -440,13 +439,6 @@ class Runner:
         except OSError:
             text = "\n".join(self._log)
         return "\n".join(text.splitlines()[-_LOG_LINES:])
-
-
-def _own_group() -> dict[str, Any]:
-    """Arguments that put a process and its children into a group of their own, without a window."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
 
 
 def _size(path: Path) -> int:

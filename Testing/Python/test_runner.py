@@ -269,6 +269,13 @@ def test_a_paused_run_can_be_cancelled(start):
     assert runner.wait(5) is State.CANCELLED
 
 
+def test_a_run_is_attached_to_before_its_worker_has_said_anything(start):
+    runner = start(steps=30, attached=False)
+    again = Runner.attach(runner.folder)
+    assert again.wait(20) is State.FINISHED
+    assert runner.wait(20) is State.FINISHED
+
+
 def test_a_detached_run_is_attached_to_again_and_commanded(start, python):
     runner = start(python, steps=10**6, attached=False)
     first = read_until(runner, at_iteration(20))
@@ -283,16 +290,33 @@ def test_a_detached_run_is_attached_to_again_and_commanded(start, python):
     assert Runner.attach(runner.folder).wait(5) is State.CANCELLED
 
 
-def test_detach_lets_the_worker_live_on(start):
+def test_detach_lets_the_worker_live_on_and_nothing_is_missed(start):
     runner = start(steps=10**6, step_seconds=0.005)
-    read_until(runner, at_iteration(5))
+    events = read_until(runner, at_iteration(5))
     runner.detach()
     assert not runner.is_attached
+    for _ in range(5):
+        runner.send("checkpoint")
     time.sleep(0.5)
     assert runner.folder.assess() is State.RUNNING
-    read_until(runner, at_iteration(60))
+    events += read_until(runner, at_iteration(200))
+    kinds = [each.name for each in events if each.name in ("checkpoint", "answer")]
+    assert (
+        kinds == [each.name for each in runner.folder.events() if each.name in ("checkpoint", "answer")][: len(kinds)]
+    )
+    assert kinds.count("answer") == 6
     runner.cancel()
     assert runner.wait(10) is State.CANCELLED
+
+
+def test_an_owner_that_detaches_and_leaves_at_once_ends_nothing(start, tmp_path):
+    code = (
+        "import sys; from SemiSupSegLib.runner import Runner; from SemiSupSegLib.runs import RunFolder;"
+        "r = Runner(RunFolder.open(sys.argv[1]), bootstrap=sys.argv[2]); r.start(); r.detach()"
+    )
+    folder = RunFolder.create(tmp_path / "left alone", RunRequest("train", settings={"steps": 60}))
+    subprocess.run([sys.executable, "-c", code, str(folder.path), str(FAKE_WORKER)], cwd=FAULTS.parents[1], check=True)
+    assert Runner.attach(folder).wait(20) is State.FINISHED
 
 
 @POSIX_ONLY
