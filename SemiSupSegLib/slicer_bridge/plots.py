@@ -1,0 +1,180 @@
+"""Curves of a training as table, series and chart nodes, for Slicer's plot views.
+
+Curves that always come together share a table with one iteration column (training has one, validation another): a
+column padded with "no number" isn't drawn at all. Rows are appended through the tables' columns, and nothing is told to
+the views before `flush`, once a timer tick. After that a plot view needs `fitToContent()`, or its axes keep their old
+range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import slicer
+import vtk
+
+ITERATION = "iteration"
+
+_COLORS = (
+    (0.12, 0.47, 0.71), (1.00, 0.50, 0.05), (0.17, 0.63, 0.17), (0.84, 0.15, 0.16), (0.58, 0.40, 0.74),
+    (0.55, 0.34, 0.29), (0.89, 0.47, 0.76), (0.50, 0.50, 0.50), (0.74, 0.74, 0.13), (0.09, 0.75, 0.81),
+)  # fmt: skip
+
+_HIDDEN = ("learning rate",)
+"""Curves that are kept in the tables, but would squeeze the others on a chart."""
+
+
+_SHARES = ("dice", "agreement", "coverage", "share", "beneficial", "changed", "certainty", "tau")
+"""Words in the names of curves between 0 and 1."""
+
+
+class CurvePlot:
+    """The curves of one run in a scene.
+
+    Parameters
+    ----------
+    scene : vtkMRMLScene
+    title : str
+        Name of the run; begins the names of all nodes.
+
+    Examples
+    --------
+    ::
+
+        plot = CurvePlot(slicer.mrmlScene, "first run")
+        plot.append(20, {"loss": 0.9, "supervised": 0.7})
+        plot.append(20, {"validation dice teacher": 0.61})
+        plot.flush()
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene, title: str):
+        self._scene = scene
+        self._title = title
+        self._tables: list[_CurveTable] = []
+        self._table_of: dict[str, _CurveTable] = {}
+        self._nodes: list[slicer.vtkMRMLNode] = []
+        self.losses = self._add_chart("losses", "loss")
+        self.scores = self._add_chart("scores", "share")
+        self.scores.SetYAxisRangeAuto(False)
+        self.scores.SetYAxisRange(0.0, 1.0)
+
+    @property
+    def charts(self) -> tuple[slicer.vtkMRMLPlotChartNode, slicer.vtkMRMLPlotChartNode]:
+        """The chart of losses, and that of everything between 0 and 1 (Dice, shares)."""
+        return self.losses, self.scores
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the curves, in order of appearance."""
+        return tuple(self._table_of)
+
+    def append(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Add a point to curves; what isn't known yet becomes a new curve. Shown at the next `flush`.
+
+        Parameters
+        ----------
+        iteration : int
+        values : mapping of str to float
+            By name of the curve. A value that isn't finite leaves its curve where it was.
+        """
+        unknown = [name for name, value in values.items() if name not in self._table_of and math.isfinite(value)]
+        if unknown:
+            self._add_table(unknown)
+        for table in self._tables:
+            if table.names & values.keys():
+                table.append(iteration, values)
+
+    def load(self, curves: Mapping[str, Iterable[tuple[int, float]]]) -> None:
+        """Add whole curves, as `RunFolder.metrics` gives them."""
+        rows: dict[int, dict[str, float]] = {}
+        for name, points in curves.items():
+            for iteration, value in points:
+                rows.setdefault(iteration, {})[name] = value
+        cadences: dict[tuple[int, ...], list[str]] = {}
+        for name, points in curves.items():
+            cadences.setdefault(tuple(iteration for iteration, _ in points), []).append(name)
+        for iterations, names in cadences.items():
+            for iteration in iterations:
+                self.append(iteration, {name: rows[iteration][name] for name in names})
+        self.flush()
+
+    def flush(self) -> bool:
+        """Tell the views what was appended since the last time; whether there was anything."""
+        changed = [table for table in self._tables if table.flush()]
+        return bool(changed)
+
+    def remove(self) -> None:
+        """Take all nodes out of the scene."""
+        for node in reversed(self._nodes):
+            self._scene.RemoveNode(node)
+        self._nodes, self._tables, self._table_of = [], [], {}
+
+    def _add_chart(self, what: str, unit: str) -> slicer.vtkMRMLPlotChartNode:
+        chart = self._add_node("vtkMRMLPlotChartNode", what)
+        chart.SetTitle(f"{self._title}: {what}")
+        chart.SetXAxisTitle(ITERATION)
+        chart.SetYAxisTitle(unit)
+        return chart
+
+    def _add_table(self, names: list[str]) -> None:
+        node = self._add_node("vtkMRMLTableNode", f"curves {len(self._tables) + 1}")
+        table = _CurveTable(node, names)
+        self._tables.append(table)
+        for name in names:
+            self._table_of[name] = table
+            if name not in _HIDDEN:
+                self._add_series(name, node)
+
+    def _add_series(self, name: str, table: slicer.vtkMRMLTableNode) -> None:
+        series = self._add_node("vtkMRMLPlotSeriesNode", name)
+        series.SetName(name)  # is what the legend shows
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetPlotType(series.PlotTypeScatter)  # a line over the x column; "line" counts rows instead
+        series.SetXColumnName(ITERATION)
+        series.SetYColumnName(name)
+        series.SetMarkerStyle(series.MarkerStyleNone)
+        series.SetLineWidth(2)
+        series.SetColor(*_COLORS[(len(self._table_of) - 1) % len(_COLORS)])
+        chart = self.scores if _is_share(name) else self.losses
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+
+    def _add_node(self, node_class: str, what: str) -> slicer.vtkMRMLNode:
+        node = self._scene.AddNewNodeByClass(node_class, f"{self._title} {what}")
+        node.SetSaveWithScene(False)  # the run folder keeps the curves
+        self._nodes.append(node)
+        return node
+
+
+class _CurveTable:
+    """A table node of curves with common iterations."""
+
+    def __init__(self, node: slicer.vtkMRMLTableNode, names: list[str]):
+        self.node = node
+        self.names = frozenset(names)
+        self._columns = {name: vtk.vtkDoubleArray() for name in (ITERATION, *names)}
+        self._last: dict[str, float] = {}
+        self._is_new = False
+        for name, column in self._columns.items():
+            column.SetName(name)
+            node.GetTable().AddColumn(column)
+
+    def append(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Add a row; a curve without a finite value goes on where it was."""
+        self._last |= {name: value for name, value in values.items() if name in self._columns and math.isfinite(value)}
+        for name, column in self._columns.items():
+            column.InsertNextValue(iteration if name == ITERATION else self._last[name])
+        self._is_new = True
+
+    def flush(self) -> bool:
+        was_new, self._is_new = self._is_new, False
+        if was_new:
+            for column in self._columns.values():
+                column.Modified()  # forgets the range that it knew
+            self.node.GetTable().Modified()
+            self.node.Modified()
+        return was_new
+
+
+def _is_share(name: str) -> bool:
+    return any(word in name.lower() for word in _SHARES)

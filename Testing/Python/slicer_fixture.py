@@ -1,0 +1,114 @@
+"""What slicer-core lacks of the application: a scene, modules with logics, an application, and the module's base class.
+
+slicer-core is Slicer's own MRML, segmentations and file formats without Qt. Real objects stand wherever there are some;
+only Qt's part is played, and no more of it than the bridge and the module's logic ask for. A test module gets the
+fixtures by ``pytest_plugins = ["slicer_fixture"]``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slicer
+
+MODULE_FOLDER = Path(__file__).resolve().parents[2] / "SemiSupSeg"
+
+
+@pytest.fixture
+def scene(monkeypatch) -> Iterator[slicer.vtkMRMLScene]:
+    """A fresh ``slicer.mrmlScene`` with colors, module logics and an application."""
+    scene = slicer.vtkMRMLScene()
+    application_logic = slicer.vtkSlicerApplicationLogic()
+    application_logic.SetMRMLScene(scene)
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)
+    application_logic.SetColorLogic(colors)
+    application_logic.SetModuleLogic("Colors", colors)
+    logics = {
+        "volumes": slicer.vtkSlicerVolumesLogic(),
+        "segmentations": slicer.vtkSlicerSegmentationsModuleLogic(),
+        "sequences": slicer.vtkSlicerSequencesLogic(),
+    }
+    for logic in logics.values():
+        logic.SetMRMLApplicationLogic(application_logic)
+        logic.SetMRMLScene(scene)
+    modules = {name: types.SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in logics.items()}
+    app = types.SimpleNamespace(startupEnvironment=_StartupEnvironment, applicationLogic=lambda: application_logic)
+    monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
+    monkeypatch.setattr(slicer, "modules", types.SimpleNamespace(**modules), raising=False)
+    monkeypatch.setattr(slicer, "app", app, raising=False)
+    yield scene
+    scene.Clear(1)
+
+
+@pytest.fixture
+def logic(scene, monkeypatch):
+    """The module's logic, on the base class and the parameter node of a stand-in for Qt's part of Slicer."""
+    loadable = types.ModuleType("slicer.ScriptedLoadableModule")
+    loadable.ScriptedLoadableModuleLogic = _ScriptedLoadableModuleLogic
+    wrapper = types.ModuleType("slicer.parameterNodeWrapper")
+    wrapper.parameterNodeWrapper = _parameter_node_wrapper
+    for module in (loadable, wrapper):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in [name for name in sys.modules if name.startswith("SemiSupSegModuleLib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(MODULE_FOLDER)
+    from SemiSupSegModuleLib.logic import SemiSupSegLogic
+
+    logic = SemiSupSegLogic()
+    yield logic
+    logic.closeCohort()
+
+
+class _StartupEnvironment:
+    """As much of QProcessEnvironment as `slicer.util.startupEnvironment` uses."""
+
+    def keys(self) -> list[str]:
+        return list(os.environ)
+
+    def value(self, name: str) -> str:
+        return os.environ[name]
+
+
+class _ScriptedLoadableModuleLogic:
+    """Slicer's class, as far as parameter nodes go (Base/Python/slicer/ScriptedLoadableModule.py)."""
+
+    def __init__(self, parent=None):
+        self.moduleName = type(self).__name__.removesuffix("Logic")
+
+    def getParameterNode(self):
+        node = slicer.mrmlScene.GetSingletonNode(self.moduleName, "vtkMRMLScriptedModuleNode")
+        if node is None:
+            node = slicer.vtkMRMLScriptedModuleNode()
+            node.SetSingletonTag(self.moduleName)
+            node.SetAttribute("ModuleName", self.moduleName)
+            node = slicer.mrmlScene.AddNode(node)
+        return node
+
+
+def _parameter_node_wrapper(wrapped: type) -> type:
+    """The decorator of Slicer for simple types: values live in the node's parameters, as text."""
+
+    class Wrapper(wrapped):
+        def __init__(self, node):
+            self.parameterNode = node
+
+    for name, kind in typing.get_type_hints(wrapped).items():
+        default = getattr(wrapped, name, (typing.get_origin(kind) or kind)())
+
+        def read(self, name=name, default=default):
+            text = self.parameterNode.GetParameter(name)
+            return json.loads(text) if text else default
+
+        def write(self, value, name=name):
+            self.parameterNode.SetParameter(name, json.dumps(value))
+
+        setattr(Wrapper, name, property(read, write))
+    return Wrapper

@@ -1,0 +1,112 @@
+"""Curves as tables, series and charts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import slicer
+
+from SemiSupSegLib.slicer_bridge.plots import CurvePlot
+
+pytest_plugins = ["slicer_fixture"]
+
+
+@pytest.fixture
+def plot(scene) -> CurvePlot:
+    return CurvePlot(scene, "first run")
+
+
+def test_curves_that_come_together_share_a_table_and_others_have_their_own_iterations(plot, scene):
+    for iteration in range(1, 5):
+        plot.append(iteration, {"loss": 1 / iteration, "supervised": 2 / iteration})
+    plot.append(4, {"validation dice teacher": 0.5})
+    plot.flush()
+    tables = [
+        scene.GetNthNodeByClass(n, "vtkMRMLTableNode") for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTableNode"))
+    ]
+    assert [_columns(table) for table in tables] == [
+        {"iteration": [1, 2, 3, 4], "loss": [1, 1 / 2, 1 / 3, 1 / 4], "supervised": [2, 1, 2 / 3, 1 / 2]},
+        {"iteration": [4], "validation dice teacher": [0.5]},
+    ]
+
+
+def test_losses_and_shares_have_charts_of_their_own(plot):
+    plot.append(1, {"loss": 3.0, "coverage": 0.2, "learning rate": 1e-3})
+    assert _series_names(plot.losses) == ["loss"]
+    assert _series_names(plot.scores) == ["coverage"]
+    assert tuple(plot.scores.GetYAxisRange()) == (0.0, 1.0)
+
+
+def test_series_are_lines_over_iterations_in_distinct_colors(plot):
+    plot.append(1, {"loss": 3.0, "supervised": 2.0, "expanded": 1.0})
+    series = [plot.losses.GetNthPlotSeriesNode(n) for n in range(3)]
+    assert {each.GetXColumnName() for each in series} == {"iteration"}
+    assert len({each.GetColor() for each in series}) == 3
+    assert all(each.GetColor() != (0, 0, 0) for each in series)
+
+
+def test_curve_that_begins_late_has_no_padding(plot):
+    plot.append(1, {"loss": 3.0})
+    plot.append(2, {"loss": 2.0, "pseudo": 1.0})
+    plot.append(3, {"loss": 1.0, "pseudo": 0.5})
+    assert _curve(plot, "loss") == ([1, 2, 3], [3.0, 2.0, 1.0])
+    assert _curve(plot, "pseudo") == ([2, 3], [1.0, 0.5])
+
+
+def test_value_that_is_no_number_leaves_its_curve_where_it_was(plot):
+    plot.append(1, {"loss": 3.0, "supervised": 2.0})
+    plot.append(2, {"loss": math.nan, "supervised": 1.0})
+    plot.append(3, {"pseudo": math.nan})
+    assert _curve(plot, "loss") == ([1, 2], [3.0, 3.0])
+    assert plot.names == ("loss", "supervised")
+
+
+def test_views_are_told_once_a_flush_and_only_if_there_is_something(plot):
+    plot.append(1, {"loss": 3.0})
+    table = plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
+    plot.flush()
+    told = []
+    table.AddObserver("ModifiedEvent", lambda *_: told.append(1))
+    for iteration in range(2, 1000):
+        plot.append(iteration, {"loss": 1.0})
+    assert told == []
+    assert plot.flush()
+    assert len(told) == 1 or len(told) == 2  # the table in it, and the node
+    told.clear()
+    assert not plot.flush()
+    assert told == []
+
+
+def test_curves_of_a_run_folder_come_back(plot):
+    plot.load({"loss": [(1, 3.0), (2, 2.0)], "supervised": [(1, 1.0), (2, 0.5)], "validation dice": [(2, 0.7)]})
+    assert _curve(plot, "supervised") == ([1, 2], [1.0, 0.5])
+    assert _curve(plot, "validation dice") == ([2], [0.7])
+
+
+def test_nothing_stays_in_the_scene_when_it_is_removed(plot, scene):
+    before = scene.GetNumberOfNodes()
+    plot.append(1, {"loss": 3.0})
+    assert scene.GetNumberOfNodes() > before
+    plot.remove()
+    assert not scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode")
+    assert not scene.GetNumberOfNodesByClass("vtkMRMLTableNode")
+
+
+def _columns(table) -> dict[str, list[float]]:
+    names = [table.GetColumnName(n) for n in range(table.GetNumberOfColumns())]
+    return {name: slicer.util.arrayFromTableColumn(table, name).tolist() for name in names}
+
+
+def _curve(plot: CurvePlot, name: str) -> tuple[list[float], list[float]]:
+    for chart in plot.charts:
+        for n in range(chart.GetNumberOfPlotSeriesNodes()):
+            series = chart.GetNthPlotSeriesNode(n)
+            if series.GetName() == name:
+                columns = _columns(series.GetTableNode())
+                return columns[series.GetXColumnName()], columns[series.GetYColumnName()]
+    raise AssertionError(f"no curve {name}")
+
+
+def _series_names(chart) -> list[str]:
+    return [chart.GetNthPlotSeriesNode(n).GetName() for n in range(chart.GetNumberOfPlotSeriesNodes())]
