@@ -24,9 +24,9 @@ def probe(packages: Sequence[tuple[str, str]]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``python`` and ``executable``; ``packages``: a list of {name, version, error}; ``devices``: a list of {key, name,
-        free_bytes, total_bytes, milliseconds, error}; ``notes``: sentences about what torch was built for. ``error`` is
-        empty where all is well.
+        ``python`` and ``executable``; ``packages``: a list of {name, version, error}; ``devices``: a list of {key,
+        name, free_bytes, total_bytes, milliseconds, error}; ``notes``: sentences about what torch was built for.
+        ``error`` is empty where all is well.
     """
     found = [_imported(*package) for package in packages]
     answer: dict[str, Any] = {

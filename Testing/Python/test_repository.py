@@ -13,7 +13,7 @@ from SemiSupSegLib import __version__
 
 LARGEST_FILE = 600_000
 BINARY = {".gif", ".gz", ".jpeg", ".jpg", ".nrrd", ".png", ".safetensors", ".zip"}
-MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|opt|root|home|Users|farm)/\w|[A-Z]:\\Users\\")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|opt|root|home|Users|farm)/\w")
 PACKAGE_HOST = re.compile(r"files\.pythonhosted|deb\.debian\.org|registry\.npmjs")
 
 
