@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -177,7 +178,7 @@ def _converted(field: dataclasses.Field, hint: Any, value: Any) -> Any:
             continue
         _check_range(field, converted)
         return converted
-    raise SettingsError(f"'{field.name}' can't be {value!r}.", f"It takes {_kind_name(hint)}.")
+    raise SettingsError(f"'{field.name}' can't be {reprlib.repr(value)}.", f"It takes {_kind_name(hint)}.")
 
 
 def _as_type(kind: Any, value: Any) -> Any:
@@ -214,7 +215,7 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
         near = difflib.get_close_matches(str(value), limits["choices"], n=1)
         advice = f"Did you mean '{near[0]}'? " if near else ""
         raise SettingsError(
-            f"'{field.name}' can't be '{value}'.", f"{advice}It is one of: {', '.join(limits['choices'])}."
+            f"'{field.name}' can't be {reprlib.repr(value)}.", f"{advice}It is one of: {', '.join(limits['choices'])}."
         )
     for each in value if isinstance(value, tuple) else (value,):
         if isinstance(each, str):

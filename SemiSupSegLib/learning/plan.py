@@ -49,10 +49,11 @@ class Normalisation:
         """Normalised copy, float32, of an image of any shape."""
         image = np.asarray(image, dtype=np.float32)
         if self.kind == "fixed":
-            return (np.clip(image, self.low, self.high) - self.mean) / self.std
-        low, high = np.percentile(image, (0.1, 99.9))
-        image = np.clip(image, low, high) if high > low else image
-        return (image - image.mean()) / (float(image.std()) or 1.0)
+            return ((image.clip(self.low, self.high) - self.mean) / self.std).astype(np.float32)
+        # Percentiles are float64, and what they clip would become so too.
+        low, high = (float(each) for each in np.percentile(image, (0.1, 99.9)))
+        image = image.clip(low, high) if high > low else image
+        return (image - image.mean()) / (image.std() or np.float32(1))
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,8 @@ def _largest_patch(spacing: np.ndarray, size: np.ndarray, dimensions: int, voxel
         else:
             high = side
     patch = np.ones(3, dtype=int)
-    patch[axes] = np.maximum(1, np.minimum(size, low / spacing))[axes].astype(int)
+    # The bisection ends just short of an image that fits as a whole.
+    patch[axes] = np.maximum(1, np.minimum(size, low / spacing + 1e-6))[axes].astype(int)
     return patch
 
 
