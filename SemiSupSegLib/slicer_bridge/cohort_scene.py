@@ -1,0 +1,420 @@
+"""A cohort's folder and a scene that shows some of it: cases come in, are shown, painted on and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from ..cohort import AnnotationFile, Case, Cohort, Role, create_cohort
+from ..cohort_lint import Finding, lint_cohort
+from ..errors import CohortError, ErrorCode, SemiSupSegError, VolumeError
+from ..file_pairing import FileSource, image_files
+from ..labels import IGNORE, LabelSchema
+from ..segmentation_file import AnnotationKind
+from ..volume import Volume, check_image, read_geometry
+from .cohort_nodes import (
+    EditWatcher,
+    free_case_id,
+    kind_of,
+    show_annotation,
+    show_image,
+    tag,
+    tagged_nodes,
+    write_cropped,
+    write_image,
+)
+from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of, volume_of
+from .results import update_segmentation
+from .segments import read_annotation, schema_from_segmentation, uncropped
+
+LOADED_ATTRIBUTE = "SemiSupSeg.Loaded"
+"""Attribute of nodes that were made to show a case, and go when another one is shown; a person's own nodes stay."""
+
+_OPEN_SCHEMA = LabelSchema.from_names(["structure"])
+"""The classes of a cohort in which nobody said yet what is to be segmented."""
+
+
+@dataclass(frozen=True, eq=False)
+class CaseNodes:
+    """The nodes that show a case.
+
+    Parameters
+    ----------
+    volume : vtkMRMLScalarVolumeNode
+    annotation : vtkMRMLSegmentationNode
+        What is painted in it becomes the case's annotation.
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode
+    annotation: slicer.vtkMRMLSegmentationNode
+
+
+class CohortScene:
+    """A cohort on disk, and the nodes of a scene that show it.
+
+    Every change is on disk when the call returns; what is painted in the Segment Editor is written by `save_edits`.
+
+    Parameters
+    ----------
+    path : Path or str
+        The cohort's folder or its ``cohort.json``, which is read if it exists.
+    scene : vtkMRMLScene, optional
+        ``slicer.mrmlScene`` if not given.
+    classes : LabelSchema, optional
+        What is to be segmented, for a new cohort. If nobody says it, the first segmentation that comes in does.
+
+    Raises
+    ------
+    SemiSupSegError
+        If the file is there and can't be read.
+    """
+
+    def __init__(
+        self, path: Path | str, scene: slicer.vtkMRMLScene | None = None, *, classes: LabelSchema | None = None
+    ):
+        path = Path(path).absolute()
+        path = path if path.suffix == ".json" else path / "cohort.json"
+        self.scene = slicer.mrmlScene if scene is None else scene
+        self.cohort = (
+            Cohort.load(path) if path.is_file() else Cohort(classes or _OPEN_SCHEMA, (), path.parent.name, path)
+        )
+        self.edits = EditWatcher()
+
+    @property
+    def path(self) -> Path:
+        """The cohort's file."""
+        return self.cohort.path
+
+    @property
+    def folder(self) -> Path:
+        """Where the cohort lives: ``images``, ``scribbles``, ``labels``, ``predictions``, ``runs`` and ``models``."""
+        return self.path.parent
+
+    def save(self) -> None:
+        """Write what is painted and the cohort's file."""
+        self.save_edits()
+        self._keep(self.cohort)
+
+    def lint(self, on_progress: Callable[[float, str], None] = lambda fraction, text: None) -> list[Finding]:
+        """What is wrong with the cohort; reads every file, so it takes its time."""
+        return lint_cohort(self.cohort, on_progress)
+
+    # -- cases --------------------------------------------------------------------------------------------------------
+
+    def add_case(
+        self,
+        volume_node: slicer.vtkMRMLScalarVolumeNode,
+        scribble_segmentation_node: slicer.vtkMRMLSegmentationNode | None = None,
+        label_segmentation_node: slicer.vtkMRMLSegmentationNode | None = None,
+        *,
+        case_id: str | None = None,
+        role: Role | str = Role.TRAIN,
+        compress: bool = False,
+    ) -> str:
+        """Copy a scan and its annotations from the scene into the cohort.
+
+        The nodes stay as they are, and from now on show the case: strokes that are added to them are written, too.
+
+        Parameters
+        ----------
+        volume_node : vtkMRMLScalarVolumeNode
+        scribble_segmentation_node : vtkMRMLSegmentationNode, optional
+            Strokes; what isn't painted is unknown, and background is painted as a segment named "background".
+        label_segmentation_node : vtkMRMLSegmentationNode, optional
+            A complete segmentation; what isn't painted is background.
+        case_id : str, optional
+            The volume's name if not given, numbered where the cohort has one of that name.
+        role : {"train", "validation", "test"}
+        compress : bool
+            See `cohort_nodes.write_image`.
+
+        Returns
+        -------
+        str
+            The case's ID.
+
+        Raises
+        ------
+        SemiSupSegError
+            If the volume, a segment or the place of a segmentation doesn't fit, or the folder can't be written to. Then
+            the cohort is as it was.
+        """
+        volume = volume_of(volume_node)
+        check_image(volume, volume_node.GetName())
+        given = {"scribble": scribble_segmentation_node, "label": label_segmentation_node}
+        nodes = {kind: node for kind, node in given.items() if node is not None}
+        schema = self._schema_with(nodes.values())
+        painted = {kind: read_annotation(node, volume_node, schema, kind) for kind, node in nodes.items()}
+        case_id = free_case_id(volume_node.GetName(), self.cohort) if case_id is None else case_id
+        if any(each.id.casefold() == case_id.casefold() for each in self.cohort.cases):
+            raise CohortError(f"The cohort has a case '{case_id}' already.", "Give the case another ID.")
+        case = Case(case_id, self.folder / "images" / f"{case_id}.nrrd", role=role)
+        write_image(volume_node, case.image, compress=compress)
+        for kind, annotation in painted.items():
+            case = self._written(case, annotation, kind, schema)
+        self._keep(replace(self.cohort, schema=schema).with_case(case))
+        tag(volume_node, self.path, case_id, "image")
+        for kind, node in nodes.items():
+            tag(node, self.path, case_id, kind)
+            self.edits.watch(node)
+        return case_id
+
+    def add_files(
+        self, images: FileSource, labels: FileSource | None = None, scribbles: FileSource | None = None, **options: Any
+    ) -> list[str]:
+        """Take scans from files, which stay where they are; annotations are paired with them by name.
+
+        Parameters
+        ----------
+        images, labels, scribbles
+            Folders, patterns or lists of files, as `cohort.create_cohort` takes them.
+        **options
+            Its other parameters: ``label_values``, ``scribble_values``, ``validation``, ``test``, ``labeled``.
+
+        Returns
+        -------
+        list of str
+            IDs of the new cases.
+
+        Raises
+        ------
+        CohortError
+            If files don't pair, or have other classes than the cohort; then the cohort is as it was.
+        """
+        if labels is None and scribbles is None:
+            new = tuple(Case(case_id, path) for case_id, path in image_files(images).items())
+            cohort = self.cohort
+        else:
+            made = create_cohort(images, labels, scribbles, **options)
+            new = made.cases
+            cohort = replace(self.cohort, schema=made.schema) if self._is_schema_open else self.cohort
+            if set(made.schema.names) - set(cohort.schema.names):
+                raise CohortError(
+                    f"The files have the classes {', '.join(made.schema.names)}, and the cohort has "
+                    f"{', '.join(cohort.schema.names)}.",
+                    "Name the classes as in the cohort, for example with label values.",
+                )
+        self._keep(replace(cohort, cases=(*cohort.cases, *new)))
+        return [case.id for case in new]
+
+    def remove_case(self, case_id: str) -> None:
+        """Take a case out of the cohort; its files stay, and so do its nodes, as plain nodes."""
+        self.save_edits()
+        self._keep(self.cohort.without_case(case_id))
+        for node in tagged_nodes(self.scene, self.path, case_id):
+            for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
+                node.RemoveAttribute(name)
+            self.edits.forget(node)
+
+    def change_case(self, case_id: str, **changes: Any) -> None:
+        """Change a case's ``role``, or whether its annotations train (``labeled``)."""
+        unknown = set(changes) - {"role", "labeled"}
+        if unknown:
+            raise CohortError(f"A case's {', '.join(sorted(unknown))} can't be changed.", "Change its role or use.")
+        self._keep(self.cohort.with_case(replace(self.cohort.case(case_id), **changes)))
+
+    def set_classes(self, schema: LabelSchema) -> None:
+        """Say what is to be segmented.
+
+        Colors, terminology and new classes are always possible. Once something is annotated, its classes keep their
+        names and their order, since files and models hold them.
+        """
+        known = self.cohort.schema.names
+        if not self._is_schema_open and schema.names[: len(known)] != known:
+            raise CohortError(
+                f"The annotated classes {', '.join(known)} can't be renamed, removed or reordered.",
+                "Add classes behind them, or begin a new cohort.",
+            )
+        self._keep(replace(self.cohort, schema=schema))
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+
+    def show_case(self, case_id: str, kind: AnnotationKind | None = None) -> CaseNodes:
+        """Show a case's scan and its annotation, to be painted on; nodes that show it already are used.
+
+        Parameters
+        ----------
+        case_id : str
+        kind : {"scribble", "label"}, optional
+            Which annotation; if not given the label where there is a label only, else the scribbles.
+        """
+        case = self.cohort.case(case_id)
+        if kind is None:
+            kind = "label" if case.label is not None and case.scribble is None and case.labeled else "scribble"
+        before = {node.GetID() for node in tagged_nodes(self.scene, self.path, case_id)}
+        volume = show_image(self.cohort, case, self.scene)
+        annotation = show_annotation(self.cohort, case, volume, kind)
+        for node in (volume, annotation):
+            if node.GetID() not in before:
+                node.SetAttribute(LOADED_ATTRIBUTE, "1")
+        if annotation.GetID() not in before:
+            self.edits.watch(annotation)
+        return CaseNodes(volume, annotation)
+
+    def hide_case(self, case_id: str) -> None:
+        """Write what is painted, then take the nodes that were made to show a case out of the scene."""
+        self.save_edits()
+        for node in tagged_nodes(self.scene, self.path, case_id):
+            if node.GetAttribute(LOADED_ATTRIBUTE):
+                self.scene.RemoveNode(node)
+
+    def image_node(self, case_id: str) -> slicer.vtkMRMLScalarVolumeNode:
+        """The volume node of a case; loads it if no node shows it."""
+        shown = tagged_nodes(self.scene, self.path, case_id, "image")
+        if shown:
+            return shown[0]
+        node = show_image(self.cohort, self.cohort.case(case_id), self.scene)
+        node.SetAttribute(LOADED_ATTRIBUTE, "1")
+        return node
+
+    # -- annotations --------------------------------------------------------------------------------------------------
+
+    def annotate(self, case_id: str, array: np.ndarray, kind: AnnotationKind = "scribble") -> None:
+        """Give a case its annotation from an array, in place of what it has of this kind.
+
+        Parameters
+        ----------
+        case_id : str
+        array : numpy.ndarray of uint8, shape (k, j, i)
+            Class indices on the scan's grid, 0 for background; 255 where nobody annotated.
+        kind : {"scribble", "label"}
+            A label has no 255.
+
+        Raises
+        ------
+        SemiSupSegError
+            If shape or values don't fit, or the file can't be written.
+        """
+        case = self.cohort.case(case_id)
+        grid = read_geometry(case.image)
+        array = np.asarray(array)
+        if array.shape != grid.shape:
+            raise VolumeError(
+                f"The annotation of case '{case_id}' has the shape {array.shape}, its scan {grid.shape} (k, j, i).",
+                "Annotate the scan's own grid.",
+                code=ErrorCode.BAD_GEOMETRY,
+            )
+        values = np.unique(array)
+        allowed = {*range(self.cohort.schema.n_classes), *([IGNORE] if kind == "scribble" else [])}
+        if set(values.tolist()) - allowed:
+            raise CohortError(
+                f"The annotation of case '{case_id}' holds {values.tolist()}; classes are 0 to "
+                f"{self.cohort.schema.n_classes - 1}, and 255 in scribbles is unknown.",
+                "Give class indices.",
+            )
+        array = array.astype(np.uint8)
+        self._keep(self.cohort.with_case(self._written(case, Volume(array, grid), kind, self.cohort.schema)))
+        for node in tagged_nodes(self.scene, self.path, case_id, kind):
+            volume_node = self.image_node(case_id)
+            update_segmentation(
+                node, array, volume_node, self.cohort.schema, with_background=kind == "scribble", overwrite=True
+            )
+            self.edits.watch(node)
+
+    def save_edits(self, *, at_once: bool = True) -> list[str]:
+        """Write what was painted in the nodes of cases since the last time.
+
+        Parameters
+        ----------
+        at_once : bool
+            Else only what nobody has touched for two seconds.
+
+        Returns
+        -------
+        list of str
+            The cases whose annotation changed on disk.
+
+        Raises
+        ------
+        SemiSupSegError
+            If something was painted that is no class, or the file can't be written. The rest is tried again with the
+            next call, this one after the next stroke or with `at_once`.
+        """
+        saved = []
+        for node in self.edits.due(at_once=at_once):
+            self.edits.tried(node)
+            case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
+            volume_node = self.image_node(case_id)
+            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
+            case = self._written(self.cohort.case(case_id), annotation, kind, self.cohort.schema)
+            self._keep(self.cohort.with_case(case))
+            self.edits.watch(node)
+            saved.append(case_id)
+        return saved
+
+    def conflicts(self) -> list[slicer.vtkMRMLSegmentationNode]:
+        """Annotation nodes of a loaded scene that differ from the cohort's files; the others are adopted."""
+        differing = []
+        for node in tagged_nodes(self.scene, self.path):
+            if node.GetAttribute(KIND_ATTRIBUTE) in ("scribble", "label") and not self.edits.is_watched(node):
+                if self._differs(node):
+                    differing.append(node)
+                else:
+                    self.edits.watch(node)
+        return differing
+
+    def resolve(self, node: slicer.vtkMRMLSegmentationNode, keep: str) -> None:
+        """End a conflict: ``keep="scene"`` writes the node to the cohort, ``keep="cohort"`` shows the file."""
+        case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
+        case, volume_node = self.cohort.case(case_id), self.image_node(case_id)
+        if keep == "scene":
+            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
+            self._keep(self.cohort.with_case(self._written(case, annotation, kind, self.cohort.schema)))
+        elif keep == "cohort":
+            update_segmentation(
+                node,
+                self._annotation_on_disk(case, kind),
+                volume_node,
+                self.cohort.schema,
+                with_background=kind == "scribble",
+                overwrite=True,
+            )
+        else:
+            raise ValueError(f"keep is {keep!r}, not 'scene' or 'cohort'")
+        self.edits.watch(node)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_schema_open(self) -> bool:
+        """Whether no file holds the classes yet, so that they may become others."""
+        return not any(case.label or case.scribble for case in self.cohort.cases)
+
+    def _schema_with(self, nodes: Iterable[slicer.vtkMRMLSegmentationNode]) -> LabelSchema:
+        nodes = list(nodes)
+        is_open = self._is_schema_open and self.cohort.schema == _OPEN_SCHEMA
+        return schema_from_segmentation(nodes) if nodes and is_open else self.cohort.schema
+
+    def _written(self, case: Case, annotation: Volume, kind: AnnotationKind, schema: LabelSchema) -> Case:
+        """The case with an annotation that is on disk; without one where nothing is painted.
+
+        Always into the cohort's folder: the file that a case came with is somebody's, and perhaps of another format.
+        """
+        path = self.folder / f"{kind}s" / f"{case.id}_{kind}.seg.nrrd"
+        is_painted = write_cropped(path, annotation, schema, kind)
+        return replace(case, **{kind: AnnotationFile(path) if is_painted else None})
+
+    def _keep(self, cohort: Cohort) -> None:
+        self.cohort = cohort.save(self.path)
+
+    def _differs(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
+        kind = kind_of(node)
+        try:
+            case = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE))
+            volume_node = self.image_node(case.id)
+            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
+            in_scene = uncropped(annotation, geometry_of(volume_node), kind)
+            return not np.array_equal(in_scene, self._annotation_on_disk(case, kind))
+        except SemiSupSegError:
+            return True
+
+    def _annotation_on_disk(self, case: Case, kind: AnnotationKind) -> np.ndarray:
+        if (case.scribble if kind == "scribble" else case.label) is None:
+            nothing = IGNORE if kind == "scribble" else 0
+            return np.full(read_geometry(case.image).shape, nothing, dtype=np.uint8)
+        return self.cohort.read_scribble(case) if kind == "scribble" else self.cohort.read_label(case)

@@ -1,0 +1,233 @@
+"""The predictions of a cohort on disk, and as nodes in a scene."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from ..errors import CohortError, ErrorCode, SemiSupSegError
+from ..files import read_json, write_json_atomically
+from ..labels import LabelSchema, SegmentClass
+from ..segmentation_file import read_annotation, read_segments
+from ..volume import read_volume
+from .nodes import KIND_ATTRIBUTE
+from .results import add_probability, add_segmentation, add_uncertainty, is_untouched, update_map, update_segmentation
+
+SCHEMA_VERSION = 1
+
+_INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said of one scan.
+
+    Parameters
+    ----------
+    case_id : str
+        The case, or the name of a volume outside the cohort.
+    files : mapping of str to Path
+        By kind: ``segmentation``, ``uncertainty``, ``probability <class>``.
+    score : float or None
+        Uncertainty of the whole scan, 0..1.
+    model : str
+        Name of the model.
+    time : float
+        When, in seconds since the epoch.
+    """
+
+    case_id: str
+    files: Mapping[str, Path]
+    score: float | None = None
+    model: str = ""
+    time: float = field(default_factory=time.time)
+
+    def labels(self) -> tuple[np.ndarray, LabelSchema]:
+        """Class indices, uint8 ``(k, j, i)``, on the scan's grid, and what they mean: the file says both.
+
+        Raises
+        ------
+        SemiSupSegError
+            If the file is missing or damaged.
+        """
+        path = self.files["segmentation"]
+        schema = _schema_of(path)
+        return read_annotation(path, None, schema, "label")[0], schema
+
+    def uncertainty(self) -> np.ndarray:
+        """Uncertainty of each voxel, float32 ``(k, j, i)``, 0..1; raises `CohortError` if none was written."""
+        if "uncertainty" not in self.files:
+            raise CohortError(
+                f"'{self.case_id}' was predicted without uncertainty.", "Predict it again, with uncertainty."
+            )
+        return read_volume(self.files["uncertainty"]).array
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionNodes:
+    """The nodes that show a prediction.
+
+    Parameters
+    ----------
+    segmentation : vtkMRMLSegmentationNode
+    probabilities : dict of str to vtkMRMLScalarVolumeNode
+        By name of the class; empty where none were asked for.
+    uncertainty : vtkMRMLScalarVolumeNode or None
+    """
+
+    segmentation: slicer.vtkMRMLSegmentationNode
+    probabilities: dict[str, slicer.vtkMRMLScalarVolumeNode] = field(default_factory=dict)
+    uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
+
+
+class PredictionStore:
+    """The newest prediction of each case, in one folder with an index.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the worker writes the predictions of the cohort's cases.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._predictions = self._read()
+
+    def get(self, case_id: str) -> Prediction | None:
+        """The prediction of a case, None if there is none or its segmentation was deleted."""
+        prediction = self._predictions.get(case_id)
+        return prediction if prediction is not None and prediction.files["segmentation"].is_file() else None
+
+    def put(self, prediction: Prediction) -> None:
+        """Note a prediction whose files are written."""
+        self._predictions[prediction.case_id] = prediction
+        self._write()
+
+    def forget(self, case_id: str) -> None:
+        """Delete a case's prediction with its files."""
+        prediction = self._predictions.pop(case_id, None)
+        if prediction is not None:
+            self._write()
+            for file in prediction.files.values():
+                file.unlink(missing_ok=True)
+
+    def ranking(self) -> list[Prediction]:
+        """Where to look next: predictions from the most uncertain scan to the surest."""
+        scored = [each for each in self._predictions.values() if each.score is not None and self.get(each.case_id)]
+        return sorted(scored, key=lambda each: -each.score)
+
+    def _read(self) -> dict[str, Prediction]:
+        if not (self.folder / _INDEX).is_file():
+            return {}
+        try:
+            body = read_json(self.folder / _INDEX, "the index of the predictions")
+            return {each["case"]: _from_json(each, self.folder) for each in body["predictions"]}
+        except (SemiSupSegError, KeyError, TypeError, AttributeError):
+            return {}  # it only says what a new prediction says again
+
+    def _write(self) -> None:
+        entries = [
+            {
+                "case": each.case_id,
+                "files": {kind: path.name for kind, path in each.files.items()},
+                "score": each.score,
+                "model": each.model,
+                "time": each.time,
+            }
+            for each in self._predictions.values()
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(self.folder / _INDEX, {"schema_version": SCHEMA_VERSION, "predictions": entries})
+
+
+def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3) -> list[tuple[int, float]]:
+    """The slices of a scan where a look pays most.
+
+    Parameters
+    ----------
+    uncertainty : numpy.ndarray, shape (k, j, i)
+        0..1.
+    count : int
+        At most so many slices.
+    distance : int
+        Slices that are no farther apart look alike; only the most uncertain of them counts.
+
+    Returns
+    -------
+    list of (int, float)
+        Index k and sum of the uncertainty over the slice in voxels, most uncertain first; none without uncertainty.
+    """
+    doubt = uncertainty.sum(axis=(1, 2), dtype=np.float64)
+    chosen: list[tuple[int, float]] = []
+    for k in np.argsort(-doubt, kind="stable"):
+        if len(chosen) == count or doubt[k] <= 0:
+            break
+        if all(abs(int(k) - other) > distance for other, _ in chosen):
+            chosen.append((int(k), float(doubt[k])))
+    return chosen
+
+
+def show_prediction(
+    prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, shown: list[slicer.vtkMRMLNode]
+) -> PredictionNodes:
+    """Show a prediction beside its scan.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    volume_node : vtkMRMLScalarVolumeNode
+        The scan; its scene and its parent transform are the results', too.
+    shown : list of vtkMRMLNode
+        Nodes that show an earlier prediction of this scan: updated, if nobody edited them; else new ones are made.
+
+    Returns
+    -------
+    PredictionNodes
+        Their attributes `nodes.KIND_ATTRIBUTE` are set.
+    """
+    by_kind = {node.GetAttribute(KIND_ATTRIBUTE): node for node in shown}
+    labels, schema = prediction.labels()
+    name = prediction.case_id
+    segmentation = by_kind.get("result")
+    if segmentation is not None and is_untouched(segmentation):
+        update_segmentation(segmentation, labels, volume_node, schema)
+    else:
+        segmentation = add_segmentation(labels, volume_node, schema, f"{name} segmentation")
+        segmentation.SetAttribute(KIND_ATTRIBUTE, "result")
+    maps = {}
+    for kind, path in prediction.files.items():
+        if kind != "segmentation":
+            add = add_uncertainty if kind == "uncertainty" else add_probability
+            maps[kind] = _show_map(by_kind.get(kind), read_volume(path).array, volume_node, f"{name} {kind}", add)
+            maps[kind].SetAttribute(KIND_ATTRIBUTE, kind)
+    probabilities = {kind.removeprefix("probability "): node for kind, node in maps.items() if kind != "uncertainty"}
+    return PredictionNodes(segmentation, probabilities, maps.get("uncertainty"))
+
+
+def _show_map(node, array, volume_node, name, add):
+    if node is None:
+        return add(array, volume_node, name)
+    update_map(node, array, volume_node)
+    return node
+
+
+def _schema_of(path: Path) -> LabelSchema:
+    segments = read_segments(path)
+    if not segments:
+        raise SemiSupSegError(
+            f"'{path}' names no segments, so it isn't a prediction.", "Predict again.", code=ErrorCode.UNREADABLE_FILE
+        )
+    return LabelSchema(
+        tuple(SegmentClass(each.name, each.segment_id, each.color, each.terminology, each.value) for each in segments)
+    )
+
+
+def _from_json(body: Mapping[str, Any], folder: Path) -> Prediction:
+    files = {str(kind): folder / Path(name).name for kind, name in body["files"].items()}
+    return Prediction(str(body["case"]), files, body["score"], str(body["model"]), float(body["time"]))

@@ -1,0 +1,482 @@
+"""A cohort in a scene that can be trained and predicted: the whole road in a few calls, none of which blocks Slicer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from ..cohort import Role
+from ..errors import CohortError, ErrorCode, SemiSupSegError
+from ..events import Event
+from ..labels import IGNORE, LabelSchema
+from ..models import Model
+from ..runner import Runner
+from ..runs import RunFolder, RunRequest, State, list_runs, new_run_path
+from ..training_settings import PredictionSettings, TrainingSettings
+from ..volume import Volume
+from .case_table import CaseRow, CaseTable
+from .cohort_nodes import free_case_id, tag, tagged_nodes, write_image
+from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
+from .compute import Compute
+from .jobs import Job, OnEvent
+from .nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE, check_scalar_volume, geometry_of
+from .plots import CurvePlot
+from .predictions import Prediction, PredictionNodes, PredictionStore, show_prediction, uncertain_slices
+from .results import update_segmentation
+from .shelf import Shelf
+
+SettingValues = Mapping[str, Any] | Iterable[str]
+"""Settings as ``{"optimizer.learning_rate": 0.02}`` or as ``["optimizer.learning_rate=0.02"]``."""
+
+RESULT_OF_ATTRIBUTE = "SemiSupSeg.ResultOf"
+"""Attribute of nodes that show a prediction: the ID of the case, or of the volume node outside the cohort."""
+
+
+class Project(CohortScene):
+    """A cohort, the scene that shows it, its runs and its models.
+
+    Whoever owns a project in a program with an event loop calls `poll` from a timer, every 50 to 100 ms; scripts call
+    `wait`, or say ``blocking=True``.
+
+    Parameters
+    ----------
+    path, scene, classes
+        As in `CohortScene`.
+    compute : Compute, optional
+        Where workers run; Slicer's own Python if not given.
+
+    Attributes
+    ----------
+    jobs : list of Job
+        What was started or attached to in this session, the newest last.
+    plot : CurvePlot or None
+        Curves of the newest training.
+    problem : SemiSupSegError or None
+        Why the last strokes couldn't be written, until they can.
+
+    Examples
+    --------
+    ::
+
+        project = Project("~/cohort")
+        case = project.add_case(volume_node, scribble_node)
+        project.train(minutes=5, blocking=True)
+        project.predict(blocking=True)
+        nodes = project.results(case)
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        scene: slicer.vtkMRMLScene | None = None,
+        *,
+        classes: LabelSchema | None = None,
+        compute: Compute | None = None,
+    ):
+        super().__init__(Path(path).expanduser(), scene, classes=classes)
+        self.compute = compute or Compute()
+        self.shelf = Shelf(self.folder)
+        self.predictions = PredictionStore(self.folder / "predictions")
+        self.previews: dict[str, Prediction] = {}
+        self.jobs: list[Job] = []
+        self.plot: CurvePlot | None = None
+        self.problem: SemiSupSegError | None = None
+        self._table = CaseTable()
+        self._outside: dict[str, Prediction] = {}
+        self._outside_of_job: dict[int, dict[str, str]] = {}
+        self._plotted: Job | None = None
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def case_rows(self) -> list[CaseRow]:
+        """The case table: a row for each case."""
+        return self._table.rows(self.cohort, self.predictions)
+
+    @property
+    def training(self) -> Job | None:
+        """The training that is running, if one is."""
+        return next((job for job in reversed(self.jobs) if job.task == "train" and job.is_running), None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any job is running."""
+        return any(job.is_running for job in self.jobs)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        method: str = "sp3",
+        *,
+        minutes: float | None = None,
+        iterations: int | None = None,
+        settings: SettingValues = (),
+        warm_start: Path | str | None = None,
+        name: str = "",
+        keep_running: bool = False,
+        on_event: OnEvent | None = None,
+        blocking: bool = False,
+    ) -> Job:
+        """Train a model on the cohort in a process of its own.
+
+        Parameters
+        ----------
+        method : str
+            One of `training_settings.METHODS`.
+        minutes, iterations : float, int, optional
+            How long; 20 minutes if neither is given.
+        settings : mapping or list of str
+            Any other of `TrainingSettings`, by its key.
+        warm_start : path, optional
+            A model or run to go on from.
+        name : str
+            What people will call the model; the run's folder if empty.
+        keep_running : bool
+            Go on when Slicer closes.
+        on_event : callable
+            Takes every event, in the thread that polls.
+        blocking : bool
+            Return when it is over, and raise if it failed.
+
+        Returns
+        -------
+        Job
+
+        Raises
+        ------
+        SemiSupSegError
+            If a setting is impossible, nothing is annotated, or the worker can't be started.
+        """
+        given = {"method": method, "minutes": minutes, "iterations": iterations}
+        given |= {"warm_start": None if warm_start is None else str(Model.load(warm_start).folder.absolute())}
+        chosen = TrainingSettings().with_overrides([*_assignments(settings), *_assignments(given)])
+        self.save()
+        if not any(case.annotated and case.role == Role.TRAIN for case in self.cohort.cases):
+            raise CohortError(
+                "Nothing is annotated yet, so there is nothing to learn from.",
+                "Scribble on a training case, background included.",
+                code=ErrorCode.NO_ANNOTATION,
+            )
+        path = new_run_path(self.shelf.runs, method)
+        request = RunRequest(
+            task="train",
+            cohort=str(self.path),
+            settings=chosen.to_json(),
+            attached=not keep_running,
+            label=name or path.name,
+        )
+        return self._start(RunFolder.create(path, request), on_event, blocking)
+
+    def resume_training(self, run: Path | str, *, on_event: OnEvent | None = None, blocking: bool = False) -> Job:
+        """Go on with a training that was cancelled or lost, from its last checkpoint."""
+        self.save()
+        return self._start(RunFolder.open(run), on_event, blocking)
+
+    def reattach(self, on_event: OnEvent | None = None) -> list[Job]:
+        """Jobs for trainings that went on while Slicer was closed; their events come from the beginning."""
+        known = {job.path for job in self.jobs if job.is_running}
+        runs = list_runs(self.shelf.runs) if self.shelf.runs.is_dir() else []
+        alive = [run for run in runs if run.path not in known and not run.assess().is_over and run.worker_lives()]
+        found = [Job(Runner.attach(run), on_event) for run in alive]
+        self.jobs += found
+        return found
+
+    # -- predicting ---------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        cases: Iterable[str] | None = None,
+        *,
+        volumes: Iterable[slicer.vtkMRMLScalarVolumeNode] = (),
+        model: Path | str | None = None,
+        probability: bool = False,
+        uncertainty: bool = True,
+        settings: SettingValues = (),
+        on_event: OnEvent | None = None,
+        blocking: bool = False,
+    ) -> Job:
+        """Segment cases of the cohort, or volumes that are in the scene only, in a process of its own.
+
+        Parameters
+        ----------
+        cases : iterable of str, optional
+            IDs; all cases if neither these nor `volumes` are given.
+        volumes : iterable of vtkMRMLScalarVolumeNode
+            Instead of cases. Copies are written for the worker and deleted when it is done.
+        model : path, optional
+            A model or run; the newest one if not given.
+        probability, uncertainty : bool
+            Compute a probability for each class, and an uncertainty.
+        settings : mapping or list of str
+            Any other of `PredictionSettings`.
+        on_event, blocking
+            As in `train`.
+
+        Returns
+        -------
+        Job
+            Its results come one by one; see `results`.
+
+        Raises
+        ------
+        SemiSupSegError
+            If there is no model, a setting is impossible, or the worker can't be started.
+        """
+        volumes, cases = list(volumes), None if cases is None else list(cases)
+        if volumes and cases:
+            raise CohortError("Cases and volumes can't be predicted at once.", "Predict one after the other.")
+        for case_id in cases or ():
+            self.cohort.case(case_id)
+        for node in volumes:
+            check_scalar_volume(node)
+        chosen = PredictionSettings().with_overrides(
+            [*_assignments(settings), *_assignments({"probability": probability, "uncertainty": uncertainty})]
+        )
+        found = self.shelf.newest_model() if model is None else Model.load(model)
+        path = new_run_path(self.shelf.runs, "predict")
+        written = self._write_volumes(volumes, path / "inputs")
+        request = RunRequest(
+            task="predict",
+            cohort=None if volumes else str(self.path),
+            images=tuple(str(path / "inputs" / f"{name}.nrrd") for name in written),
+            model=str(found.folder.absolute()),
+            settings={
+                "prediction": chosen.to_json(),
+                "cases": cases or [],
+                "out": str(path / "predictions" if volumes else self.predictions.folder),
+            },
+            label=found.name,
+        )
+        if not volumes:
+            self.save()
+        return self._start(RunFolder.create(path, request), on_event, blocking, written)
+
+    def results(self, of: str | slicer.vtkMRMLScalarVolumeNode) -> PredictionNodes:
+        """Show the newest prediction of a case, or of a volume outside the cohort.
+
+        Nodes that show an earlier prediction are updated, unless somebody edited them; else new ones are made.
+
+        Parameters
+        ----------
+        of : str or vtkMRMLScalarVolumeNode
+            A case's ID, or the volume node that was predicted.
+
+        Raises
+        ------
+        CohortError
+            If there is no prediction yet.
+        """
+        case_id = of if isinstance(of, str) else of.GetAttribute(CASE_ATTRIBUTE)
+        if case_id:
+            return self._show(self._prediction(case_id), self.image_node(case_id), case_id)
+        prediction = self._outside.get(of.GetID())
+        if prediction is None:
+            raise _not_predicted(of.GetName())
+        return self._show(prediction, of, of.GetID())
+
+    def show_preview(self, case_id: str) -> PredictionNodes:
+        """Show what the training network said of a case when it was last asked (`Job.request_preview`)."""
+        if case_id not in self.previews:
+            raise CohortError(f"There is no preview of '{case_id}' yet.", "Ask the training for one.")
+        return self._show(self.previews[case_id], self.image_node(case_id), case_id)
+
+    def ranking(self) -> list[tuple[str, float]]:
+        """Where to look next: predicted cases with their uncertainty 0..1, the most uncertain first."""
+        known = {case.id for case in self.cohort.cases}
+        return [(each.case_id, each.score) for each in self.predictions.ranking() if each.case_id in known]
+
+    def uncertain_slices(self, case_id: str, count: int = 5) -> list[tuple[int, float]]:
+        """Slices of a case where a look pays most: index k and uncertain voxels, most first."""
+        return uncertain_slices(self._prediction(case_id).uncertainty(), count)
+
+    def start_correction(self, case_id: str) -> CaseNodes:
+        """Make a case's prediction its annotation, to be corrected: a segmentation that counts as dense label.
+
+        Strokes that the case has win over the prediction, and are in the label from now on; their file stays, but no
+        longer trains. A label that the case has is replaced: whoever asks for this saves the undo state before.
+        """
+        self.save_edits()
+        case = self.cohort.case(case_id)
+        labels, schema = self._prediction(case_id).labels()
+        if schema.names != self.cohort.schema.names:
+            raise CohortError(
+                f"The prediction of '{case_id}' has the classes {', '.join(schema.names)}, and the cohort has "
+                f"{', '.join(self.cohort.schema.names)}.",
+                "Predict it with a model of this cohort.",
+            )
+        if case.scribble is not None:
+            strokes = self.cohort.read_scribble(case)
+            labels = np.where(strokes == IGNORE, labels, strokes)
+        grid = geometry_of(self.image_node(case_id))
+        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema)
+        self._keep(self.cohort.with_case(replace(case, scribble=None, labeled=True)))
+        for node in tagged_nodes(self.scene, self.path, case_id, "label"):
+            update_segmentation(node, labels, self.image_node(case_id), self.cohort.schema, overwrite=True)
+            self.edits.watch(node)
+        return self.show_case(case_id, "label")
+
+    # -- while it runs ------------------------------------------------------------------------------------------------
+
+    def poll(self, budget_ms: float = 20.0) -> list[Event]:
+        """What happened since the last call; to be called from a timer. Never blocks, and takes about `budget_ms`.
+
+        Takes results in, extends the curves, writes strokes when nobody has painted for two seconds, and tells a
+        running training of them.
+        """
+        events = []
+        for job in [job for job in self.jobs if job.is_running]:
+            try:
+                for event in job.poll(budget_ms):
+                    self._take(job, event)
+                    events.append(event)
+            finally:
+                if not job.is_running:
+                    self._clean_up(job)
+        if self.plot is not None:
+            self.plot.flush()
+        self._save_quietly()
+        return events
+
+    def wait(self, job: Job | None = None, timeout: float | None = None) -> State | None:
+        """Poll until a job, or every job, is over; for scripts.
+
+        Returns
+        -------
+        State or None
+            How the job ended; None after the timeout, and for all jobs.
+        """
+        jobs = self.jobs if job is None else [job]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while any(each.is_running for each in jobs) and (deadline is None or time.monotonic() < deadline):
+            if not self.poll():
+                time.sleep(0.02)
+        return None if job is None or job.is_running else job.state
+
+    def cancel(self) -> None:
+        """Ask every job to save a checkpoint and end."""
+        for job in self.jobs:
+            job.cancel()
+
+    def close(self, *, keep_running: bool = False) -> None:
+        """Write what is painted and let go of the jobs: attached ones save a checkpoint and end, or go on alone.
+
+        Parameters
+        ----------
+        keep_running : bool
+            Detach trainings, so that they go on when Slicer closes.
+        """
+        try:
+            self.save_edits()
+        finally:
+            for job in self.jobs:
+                if job.is_running and keep_running and job.task == "train":
+                    job.detach()
+                job.runner.close()
+            self.jobs = []
+            self.forget_scene()
+
+    def forget_scene(self) -> None:
+        """After the scene was closed: its nodes are gone; runs go on, and curves are made anew from their folders."""
+        self.plot = self._plotted = None
+        self.edits.forget_all()
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _start(
+        self, folder: RunFolder, on_event: OnEvent | None, blocking: bool, written: Mapping[str, str] | None = None
+    ) -> Job:
+        runner = Runner(folder, python=self.compute.interpreter, environment=self.compute.environment)
+        runner.start()
+        job = Job(runner, on_event)
+        self._outside_of_job[id(job)] = dict(written or {})
+        self.jobs.append(job)
+        if blocking:
+            self.wait(job)
+            job.check()
+        return job
+
+    def _write_volumes(self, volumes: list[slicer.vtkMRMLScalarVolumeNode], folder: Path) -> dict[str, str]:
+        """Write volume nodes for the worker; IDs of the nodes by the names that they go by."""
+        written: dict[str, str] = {}
+        for node in volumes:
+            # The worker takes a file's name up to its first dot.
+            stem = free_case_id(node.GetName(), None).replace(".", "_")
+            name = next(each for each in (stem, *(f"{stem}_{n}" for n in range(2, 10_000))) if each not in written)
+            write_image(node, folder / f"{name}.nrrd")
+            written[name] = node.GetID()
+        return written
+
+    def _take(self, job: Job, event: Event) -> None:
+        if event.name == "metric" and job.task == "train":
+            self._plot_of(job).append(event["iteration"], event["values"])
+        elif event.name == "preview" and "segmentation" in event["files"]:
+            name = event["case"]
+            files = {kind: Path(path) for kind, path in event["files"].items()}
+            model = job.folder.request().label
+            prediction = Prediction(name, files, event.fields.get("score"), model)
+            outside = self._outside_of_job.get(id(job), {})
+            if job.task == "train":
+                self.previews[name] = prediction
+            elif name in outside:
+                self._outside[outside[name]] = prediction
+            else:
+                self.predictions.put(prediction)
+
+    def _plot_of(self, job: Job) -> CurvePlot:
+        if self._plotted is not job or self.plot is None:
+            if self.plot is not None:
+                self.plot.remove()
+            self.plot, self._plotted = CurvePlot(self.scene, job.folder.request().label), job
+        return self.plot
+
+    def _clean_up(self, job: Job) -> None:
+        for image in (job.path / "inputs").glob("*.nrrd"):
+            image.unlink(missing_ok=True)
+
+    def _save_quietly(self) -> None:
+        try:
+            saved = self.save_edits(at_once=False)
+        except SemiSupSegError as error:
+            self.problem = error
+            return
+        if saved:
+            self.problem = None
+        if self.training is not None:
+            for case_id in saved:
+                self.training.update_annotations(case_id)
+
+    def _prediction(self, case_id: str) -> Prediction:
+        prediction = self.predictions.get(self.cohort.case(case_id).id)
+        if prediction is None:
+            raise _not_predicted(case_id)
+        return prediction
+
+    def _show(self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str) -> PredictionNodes:
+        shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
+        nodes = show_prediction(prediction, volume_node, shown)
+        for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
+            if node is not None:
+                tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))
+                node.SetAttribute(RESULT_OF_ATTRIBUTE, key)
+                if volume_node.GetAttribute(LOADED_ATTRIBUTE):
+                    node.SetAttribute(LOADED_ATTRIBUTE, "1")
+        return nodes
+
+
+def _assignments(settings: SettingValues) -> list[str]:
+    """Settings as ``KEY=VALUE``; what is None keeps its default."""
+    if isinstance(settings, Mapping):
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+        return [f"{key}={text}" for key, text in texts.items() if settings[key] is not None]
+    return list(settings)
+
+
+def _not_predicted(name: str) -> CohortError:
+    return CohortError(f"There is no prediction of '{name}' yet.", "Predict it first.")

@@ -1,0 +1,137 @@
+"""The runs and models of a cohort as a person sees them: cards to rename, export, import and delete."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ErrorCode, RunError, SemiSupSegError
+from ..files import explained
+from ..models import Model, import_zip
+from ..runs import RunFolder, State, list_runs
+
+
+@dataclass(frozen=True)
+class Card:
+    """A training run or an imported model.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the run or model.
+    name : str
+    method : str
+    state : State
+        How the run stands; an imported model is finished.
+    iteration : int
+        Iterations done.
+    model : Model or None
+        What it predicts with, once there is one.
+    bytes : int
+        Size on disk.
+    can_resume : bool
+        Whether it stopped before its end, with a checkpoint.
+    reason : str
+        Why it stopped, for people.
+    """
+
+    path: Path
+    name: str
+    method: str
+    state: State
+    iteration: int
+    model: Model | None
+    bytes: int
+    can_resume: bool = False
+    reason: str = ""
+
+
+class Shelf:
+    """All runs and models of a cohort.
+
+    Parameters
+    ----------
+    folder : Path
+        The cohort's folder: runs are in ``runs/``, imported models in ``models/``.
+    """
+
+    def __init__(self, folder: Path):
+        self.runs = folder / "runs"
+        self.models = folder / "models"
+
+    def cards(self) -> list[Card]:
+        """Training runs, the newest first, then imported models."""
+        runs = [run for run in self._runs() if _task_of(run) == "train"]
+        imported = sorted(self.models.glob("*/model.json")) if self.models.is_dir() else []
+        return [_card_of_run(run) for run in runs] + [_card_of_model(each.parent) for each in imported]
+
+    def newest_model(self) -> Model:
+        """The model of the newest run that has one; raises `RunError` if nothing was trained yet."""
+        for card in self.cards():
+            if card.model is not None:
+                return card.model
+        raise RunError("There is no model yet.", "Train one, or import one.", code=ErrorCode.MISSING_FILE)
+
+    def import_model(self, path: Path | str) -> Model:
+        """Take a model that somebody exported into the cohort's folder."""
+        stem = Path(path).stem
+        taken = (self.models / name for name in (stem, *(f"{stem}_{count}" for count in range(2, 1000))))
+        return import_zip(path, next(each for each in taken if not each.exists()))
+
+    def delete(self, path: Path | str) -> None:
+        """Delete a run or an imported model with all its files; raises `RunError` (``run-busy``) while it works."""
+        path = Path(path)
+        if path.parent not in (self.runs, self.models):
+            raise RunError(f"'{path}' is no run or model of this cohort.", "Delete it in the file manager.")
+        if (path / "run.json").is_file() and RunFolder(path).worker_lives():
+            raise RunError(f"The run '{path.name}' is still working.", "Cancel it first.", code=ErrorCode.RUN_BUSY)
+        with explained("delete", path):
+            shutil.rmtree(path)
+
+    def _runs(self) -> list[RunFolder]:
+        return list_runs(self.runs) if self.runs.is_dir() else []
+
+
+def _task_of(run: RunFolder) -> str:
+    try:
+        return run.request().task
+    except SemiSupSegError:
+        return ""
+
+
+def _card_of_run(run: RunFolder) -> Card:
+    details: dict[str, Any] = run.details()
+    status, state = run.read_status(), run.assess()
+    model = _model_in(run.path)
+    return Card(
+        path=run.path,
+        name=(model.name if model else "") or details.get("label") or run.path.name,
+        method=str(details.get("settings", {}).get("method", "")),
+        state=state,
+        iteration=status.iteration if status else 0,
+        model=model,
+        bytes=_size_of(run.path),
+        can_resume=state in (State.CANCELLED, State.FAILED, State.LOST) and run.last_checkpoint is not None,
+        reason=status.reason if status else "",
+    )
+
+
+def _card_of_model(folder: Path) -> Card:
+    model = _model_in(folder)
+    iterations = int(model.summary.get("iterations", 0)) if model else 0
+    method = model.method if model else ""
+    state = State.FINISHED if model else State.FAILED
+    return Card(folder, model.name if model else folder.name, method, state, iterations, model, _size_of(folder))
+
+
+def _model_in(folder: Path) -> Model | None:
+    try:
+        return Model.load(folder)
+    except SemiSupSegError:
+        return None
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,456 @@
+"""A cohort in a scene: cases in, strokes written back, and the whole road with a real worker process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+from scene_building import SHEARED, TERMINOLOGY, add_segmentation, add_transform, add_volume, boxes, exported, rotation
+
+from SemiSupSegLib.cohort import Cohort, Role
+from SemiSupSegLib.errors import CohortError, ErrorCode, SemiSupSegError, SettingsError, VolumeError
+from SemiSupSegLib.labels import IGNORE, LabelSchema
+from SemiSupSegLib.phantom import SCHEMA as PHANTOM
+from SemiSupSegLib.phantom import make_phantom
+from SemiSupSegLib.runs import State
+from SemiSupSegLib.slicer_bridge.cohort_nodes import EditWatcher
+from SemiSupSegLib.slicer_bridge.nodes import geometry_of
+from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
+from SemiSupSegLib.slicer_bridge.project import Project
+from SemiSupSegLib.slicer_bridge.results import add_segmentation as show_labels
+from SemiSupSegLib.slicer_bridge.results import add_volume as show_volume
+from SemiSupSegLib.slicer_bridge.segments import read_segments
+
+pytest_plugins = ["slicer_fixture"]
+
+SHAPE = (12, 14, 16)
+TINY = {
+    "plan.network": "unet",
+    "plan.features": [4, 8],
+    "plan.patch": [16, 16, 16],
+    "augmentation.spatial_probability": 0,
+    "threads": 1,
+}
+"""Settings of a network that learns next to nothing, fast."""
+
+
+@pytest.fixture
+def project(scene, tmp_path) -> Project:
+    project = Project(tmp_path / "Kohorte für Ute", scene)
+    yield project
+    project.close()
+
+
+@pytest.fixture
+def volume_node(scene):
+    return add_volume(np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), SHEARED)
+
+
+@pytest.fixture
+def strokes(volume_node):
+    liver, background = boxes(SHAPE, (2, 3, 4), (8, 9, 10))
+    return add_segmentation(
+        {"liver": liver, "background": background},
+        volume_node,
+        ids={"liver": "L"},
+        colors={"liver": (0.25, 0.5, 0.75)},
+        terminology={"liver": TERMINOLOGY},
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases
+
+
+def test_case_is_on_disk_with_grid_strokes_and_classes_as_in_the_scene(project, volume_node, strokes):
+    assert project.add_case(volume_node, strokes) == "scan"
+    cohort = Cohort.load(project.path)
+    image = cohort.read_image(cohort.case("scan"))
+    np.testing.assert_array_equal(image.array, slicer.util.arrayFromVolume(volume_node))
+    assert image.geometry.same_grid(geometry_of(volume_node), tolerance=1e-9)
+    liver, background = boxes(SHAPE, (2, 3, 4), (8, 9, 10))
+    expected = np.where(liver, 1, np.where(background, 0, IGNORE))
+    np.testing.assert_array_equal(cohort.read_scribble(cohort.case("scan")), expected)
+    (liver_class,) = cohort.schema.classes
+    assert (liver_class.segment_id, liver_class.name, liver_class.terminology) == ("L", "liver", TERMINOLOGY)
+    assert liver_class.color == pytest.approx((0.25, 0.5, 0.75))
+
+
+def test_case_under_a_transform_is_taken_in_its_own_coordinates(project, volume_node, strokes):
+    add_transform(rotation(30, (4, 5, 6)), volume_node, strokes)
+    project.add_case(volume_node, strokes)
+    case = project.cohort.case("scan")
+    assert project.cohort.read_geometry(case).same_grid(geometry_of(volume_node), tolerance=1e-9)
+    assert np.count_nonzero(project.cohort.read_scribble(case) == 1) == 60
+
+
+def test_dense_label_says_background_where_nothing_is_painted(project, volume_node):
+    (liver,) = boxes(SHAPE, (2, 3, 4))
+    project.add_case(volume_node, label_segmentation_node=add_segmentation({"liver": liver}, volume_node), role="test")
+    case = Cohort.load(project.path).case("scan")
+    assert case.role is Role.TEST
+    np.testing.assert_array_equal(project.cohort.read_label(case), liver)
+
+
+def test_scans_can_come_first_and_the_first_strokes_say_what_to_segment(project, scene, strokes, volume_node):
+    other = add_volume(np.random.default_rng(1).random(SHAPE), name="scan")
+    assert project.add_case(other) == "scan"
+    assert project.add_case(volume_node, strokes) == "scan_2"
+    assert project.cohort.schema.names == ("liver",)
+    assert [case.id for case in Cohort.load(project.path).cases] == ["scan", "scan_2"]
+
+
+def test_segment_that_is_no_class_leaves_the_cohort_as_it_was(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    (mask,) = boxes(SHAPE, (2, 3, 4))
+    other = add_volume(np.random.default_rng(1).random(SHAPE), name="other")
+    with pytest.raises(CohortError, match="'spleen' that is no class"):
+        project.add_case(other, add_segmentation({"spleen": mask}, other))
+    assert [case.id for case in Cohort.load(project.path).cases] == ["scan"]
+    assert not (project.folder / "images" / "other.nrrd").exists()
+
+
+def test_constant_volume_and_second_case_of_an_id_are_refused(project, volume_node):
+    with pytest.raises(VolumeError, match="'flat' is constant"):
+        project.add_case(add_volume(np.zeros(SHAPE, np.int16), name="flat"))
+    project.add_case(volume_node)
+    with pytest.raises(CohortError, match="has a case 'SCAN' already"):
+        project.add_case(volume_node, case_id="SCAN")
+
+
+def test_files_of_a_folder_become_cases(project, tmp_path):
+    from SemiSupSegLib.phantom import make_phantom_cohort
+
+    make_phantom_cohort(tmp_path / "elsewhere", 3, (8, 12, 12), n_scribbled=1, n_test=0)
+    folder = tmp_path / "elsewhere"
+    assert len(project.add_files(folder / "images", scribbles=folder / "scribbles")) == 3
+    assert project.cohort.schema.names == PHANTOM.names
+    assert [row.annotation for row in project.case_rows()] == ["scribbles", "none", "none"]
+
+
+def test_removed_case_leaves_files_and_plain_nodes(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    project.remove_case("scan")
+    assert Cohort.load(project.path).cases == ()
+    assert (project.folder / "images" / "scan.nrrd").is_file()
+    assert volume_node.GetAttribute("SemiSupSeg.Case") is None
+    assert strokes.GetScene() is not None
+
+
+def test_rows_say_what_is_known_of_each_case(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    project.add_case(add_volume(np.random.default_rng(1).random(SHAPE), name="plain"), role="test")
+    first, second = project.case_rows()
+    assert first.dimensions == SHAPE[::-1]
+    assert first.spacing == pytest.approx(np.linalg.norm(SHEARED[:3, :3], axis=0))
+    assert (first.annotation, first.role, first.status) == ("scribbles", "train", "annotated")
+    assert first.annotated_fraction == pytest.approx(120 / np.prod(SHAPE))
+    assert (second.annotation, second.role, second.status, second.has_prediction) == ("none", "test", "new", False)
+    (project.folder / "images" / "plain.nrrd").unlink()
+    broken = project.case_rows()[1]
+    assert broken.status == "error"
+    assert "doesn't exist" in broken.problem
+
+
+def test_classes_may_grow_but_not_lose_what_is_annotated(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    project.set_classes(LabelSchema.from_names(["liver", "tumor"]))
+    with pytest.raises(CohortError, match="liver, tumor can't be renamed"):
+        project.set_classes(LabelSchema.from_names(["tumor"]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strokes
+
+
+def test_strokes_reach_the_file_two_seconds_after_the_last_one(project, volume_node, strokes):
+    now = [100.0]
+    project.edits = EditWatcher(now=lambda: now[0])
+    project.add_case(volume_node, strokes)
+    more = np.zeros(SHAPE, bool)
+    more[0:2, 0:2, 0:2] = True
+    slicer.util.updateSegmentBinaryLabelmapFromArray(more.astype(np.uint8), strokes, "L", volume_node)
+    project.poll()
+    now[0] += 1.9
+    project.poll()
+    assert not (_on_disk(project, "scan") == 1)[0, 0, 0]
+    now[0] += 0.2
+    project.poll()
+    np.testing.assert_array_equal(_on_disk(project, "scan") == 1, more)
+    file = project.cohort.case("scan").scribble.path
+    written = file.stat().st_mtime_ns
+    project.poll()
+    assert file.stat().st_mtime_ns == written
+
+
+def test_erasing_everything_leaves_a_case_without_annotation(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    for segment in read_segments(strokes):
+        nothing = np.zeros(SHAPE, np.uint8)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(nothing, strokes, segment.segment_id, volume_node)
+    assert project.save_edits() == ["scan"]
+    assert Cohort.load(project.path).case("scan").scribble is None
+
+
+def test_stroke_of_no_class_is_said_once_and_tried_again_after_the_next(project, volume_node, strokes):
+    now = [100.0]
+    project.edits = EditWatcher(now=lambda: now[0])
+    project.add_case(volume_node, strokes)
+    (mask,) = boxes(SHAPE, (2, 3, 4))
+    strokes.GetSegmentation().AddEmptySegment("S", "spleen")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), strokes, "S", volume_node)
+    project.poll()
+    now[0] += 3
+    project.poll()
+    assert "'spleen' that is no class" in str(project.problem)
+    project.problem = None
+    project.poll()
+    assert project.problem is None
+    strokes.GetSegmentation().RemoveSegment("S")
+    project.poll()
+    now[0] += 3
+    project.poll()
+    assert project.problem is None
+
+
+def test_array_becomes_the_annotation_on_disk_and_in_the_node(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    array = np.full(SHAPE, IGNORE, np.uint8)
+    array[5, 5:9, 5:9], array[0] = 1, 0
+    project.annotate("scan", array)
+    np.testing.assert_array_equal(_on_disk(project, "scan"), array)
+    np.testing.assert_array_equal(exported(strokes, "L", volume_node), array == 1)
+    assert project.save_edits() == []
+
+
+@pytest.mark.parametrize(
+    "array, sentence",
+    [(np.zeros((2, 3, 4), np.uint8), "has the shape"), (np.full(SHAPE, 9, np.uint8), r"holds \[9\]")],
+)
+def test_array_that_does_not_fit_is_refused(project, volume_node, strokes, array, sentence):
+    project.add_case(volume_node, strokes)
+    with pytest.raises(SemiSupSegError, match=sentence):
+        project.annotate("scan", array)
+
+
+def test_shown_case_is_painted_on_and_hidden_and_the_users_nodes_stay(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    shown = project.show_case("scan")
+    assert shown.volume is volume_node
+    assert shown.annotation is strokes
+    project.hide_case("scan")
+    assert strokes.GetScene() is scene
+    for node in (strokes, volume_node):
+        scene.RemoveNode(node)
+    shown = project.show_case("scan")
+    assert geometry_of(shown.volume).same_grid(project.cohort.read_geometry(project.cohort.case("scan")))
+    assert [each.name for each in read_segments(shown.annotation)] == ["liver", "background"]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones(SHAPE, np.uint8), shown.annotation, "L", shown.volume)
+    project.hide_case("scan")
+    assert shown.annotation.GetScene() is None
+    _, background = boxes(SHAPE, (2, 3, 4), (8, 9, 10))
+    np.testing.assert_array_equal(_on_disk(project, "scan"), np.where(background, IGNORE, 1))
+
+
+def test_loaded_scene_that_differs_from_the_cohort_is_a_conflict_to_resolve(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    again = Project(project.path, scene)
+    assert again.conflicts() == []
+    changed = np.full(SHAPE, IGNORE, np.uint8)
+    changed[3] = 1
+    third = Project(project.path, scene)
+    project.edits.forget(strokes)
+    strokes.SetAttribute("SemiSupSeg.Kind", "elsewhere")
+    project.annotate("scan", changed)
+    strokes.SetAttribute("SemiSupSeg.Kind", "scribble")
+    third.cohort = Cohort.load(project.path)
+    assert third.conflicts() == [strokes]
+    third.resolve(strokes, "cohort")
+    np.testing.assert_array_equal(exported(strokes, "L", volume_node), changed == 1)
+    assert third.conflicts() == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training and prediction
+
+
+def test_training_without_annotation_or_with_an_impossible_setting_starts_nothing(project, volume_node):
+    project.add_case(volume_node)
+    with pytest.raises(CohortError, match="Nothing is annotated") as caught:
+        project.train()
+    assert caught.value.code is ErrorCode.NO_ANNOTATION
+    with pytest.raises(SettingsError, match="no setting 'learning_rat'"):
+        project.train(settings={"learning_rat": 1})
+    with pytest.raises(SemiSupSegError, match="There is no model yet"):
+        project.predict()
+    assert not (project.folder / "runs").exists()
+
+
+def test_interpreter_that_is_not_there_is_said_in_a_sentence(scene, tmp_path, volume_node, strokes):
+    from SemiSupSegLib.slicer_bridge.compute import Compute
+
+    project = Project(tmp_path / "cohort", scene, compute=Compute(str(tmp_path / "no python")))
+    project.add_case(volume_node, strokes)
+    with pytest.raises(SemiSupSegError, match=r"interpreter .*no python' can't be started"):
+        project.train()
+
+
+def test_uncertain_slices_are_far_apart_and_most_uncertain_first():
+    uncertainty = np.zeros((20, 2, 2))
+    uncertainty[[4, 5, 12]] = np.array([0.9, 1.0, 0.5])[:, None, None]
+    assert uncertain_slices(uncertainty, count=5, distance=3) == [(5, 4.0), (12, 2.0)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A project with three scribbled phantoms and one plain one, trained for a few steps by a real worker."""
+    scene = slicer.vtkMRMLScene()
+    folder = tmp_path_factory.mktemp("Ärzte und so") / "cohort"
+    project = Project(folder, scene)
+    for index in range(3):
+        phantom = make_phantom((16, 24, 24), index)
+        volume_node = show_volume(phantom.image.array, phantom.image.geometry, scene, f"phantom {index}")
+        strokes = show_labels(phantom.scribbles, volume_node, PHANTOM, "strokes", with_background=True)
+        for segment_id in strokes.GetSegmentation().GetSegmentIDs():
+            strokes.GetSegmentation().GetSegment(segment_id).SetTerminology(TERMINOLOGY)
+        project.add_case(volume_node, strokes if index < 2 else None)
+    events = []
+    job = project.train("sp3", iterations=6, settings=TINY, name="Übung", on_event=events.append, blocking=True)
+    assert job.state is State.FINISHED
+    names = [event.name for event in events]
+    assert names[0] == "started"
+    assert names[-1] == "finished"
+    assert {"plan", "progress", "metric", "checkpoint"} <= set(names)
+    assert "loss" in job.metrics
+    assert "loss" in project.plot.names
+    project.close()
+    return folder
+
+
+def test_road_from_strokes_to_results_in_the_scene(trained, scene):
+    project = Project(trained, scene)
+    (card,) = project.shelf.cards()
+    assert (card.name, card.method, card.state, card.iteration) == ("Übung", "sp3", State.FINISHED, 6)
+    volume_node = project.image_node("phantom 2")
+    transform = add_transform(rotation(20, (1, 2, 3)), volume_node)
+    job = project.predict(["phantom 2", "phantom 0"], probability=True, blocking=True)
+    assert job.state is State.FINISHED
+    nodes = project.results("phantom 2")
+    segments = read_segments(nodes.segmentation)
+    assert [each.segment_id for each in segments] == [each.segment_id for each in PHANTOM.classes]
+    assert [each.name for each in segments] == list(PHANTOM.names)
+    assert [each.terminology for each in segments] == [TERMINOLOGY] * 3
+    for each, expected in zip(segments, PHANTOM.classes, strict=True):
+        assert each.color == pytest.approx(expected.color)
+    assert list(nodes.probabilities) == list(PHANTOM.names)
+    for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
+        assert node.GetParentTransformNode() is transform
+        assert node.GetAttribute("SemiSupSeg.Case") == "phantom 2"
+    assert geometry_of(nodes.uncertainty) == geometry_of(volume_node)
+    labels = project.predictions.get("phantom 2").labels()[0]
+    for index, each in enumerate(segments, start=1):
+        np.testing.assert_array_equal(exported(nodes.segmentation, each.segment_id, volume_node), labels == index)
+
+    again = project.results("phantom 2")
+    assert again.segmentation is nodes.segmentation
+    assert {name for name, _ in project.ranking()} == {"phantom 0", "phantom 2"}
+    assert len(project.uncertain_slices("phantom 2", 2)) <= 2
+    assert [row.status for row in project.case_rows()] == ["annotated", "annotated", "predicted"]
+
+    scene.RemoveNode(again.segmentation)
+    correction = project.start_correction("phantom 0")
+    strokes_win = project.cohort.read_label(project.cohort.case("phantom 0"))
+    scribbles = make_phantom((16, 24, 24), 0).scribbles
+    assert (strokes_win[scribbles != IGNORE] == scribbles[scribbles != IGNORE]).all()
+    assert correction.annotation.GetAttribute("SemiSupSeg.Kind") == "label"
+    project.close()
+
+
+def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, scene):
+    project = Project(trained, scene)
+    phantom = make_phantom((16, 20, 22), 77)
+    volume_node = show_volume(phantom.image.array, phantom.image.geometry, scene, "a.new scan")
+    job = project.predict(volumes=[volume_node], blocking=True)
+    nodes = project.results(volume_node)
+    assert geometry_of(nodes.uncertainty) == geometry_of(volume_node)
+    assert not list((job.path / "inputs").glob("*"))
+    assert "a_new scan" not in {case.id for case in project.cohort.cases}
+    with pytest.raises(CohortError, match="no prediction of 'scan'"):
+        project.results(add_volume(np.zeros(SHAPE, np.int16)))
+    project.close()
+
+
+def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trained, scene):
+    project = Project(trained, scene)
+    job = project.train("partial", iterations=100_000, settings=TINY)
+    assert project.training is job
+    longest = asked = 0.0
+    deadline = time.monotonic() + 60
+    while "phantom 1" not in project.previews and time.monotonic() < deadline:
+        before = time.perf_counter()
+        project.poll()
+        longest = max(longest, time.perf_counter() - before)
+        if job.metrics and not asked:
+            asked = job.request_preview("phantom 1")
+        time.sleep(0.02)
+    assert project.show_preview("phantom 1").segmentation.GetScene() is scene
+    assert longest < 0.5
+    job.pause()
+    _poll_until(project, lambda: job.state is State.PAUSED)
+    job.resume()
+    _poll_until(project, lambda: job.state is State.RUNNING)
+    project.cancel()
+    assert project.wait(job, timeout=60) is State.CANCELLED
+    assert project.training is None
+    (card,) = [card for card in project.shelf.cards() if card.path == job.path]
+    assert card.can_resume
+    project.shelf.delete(card.path)
+    assert not card.path.exists()
+    project.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The module's logic
+
+
+def test_logic_remembers_cohort_and_case_in_the_scene(logic, scene, tmp_path, volume_node, strokes):
+    logic.openCohort(tmp_path / "cohort")
+    case = logic.addCase(volume_node, strokes)
+    assert [row.id for row in logic.caseRows()] == [case]
+    assert logic.showCase(case).annotation is strokes
+    parameters = logic.getParameterNode()
+    assert parameters.currentCase == case
+    assert Path(parameters.cohortPath) == tmp_path / "cohort" / "cohort.json"
+    logic.closeCohort()
+    assert not logic.isOpen
+    assert logic.openCohortOfScene().path == tmp_path / "cohort" / "cohort.json"
+    assert logic.conflicts() == []
+
+
+def test_logic_says_that_no_cohort_is_open(logic):
+    with pytest.raises(CohortError, match="No cohort is open"):
+        logic.caseRows()
+    assert logic.poll() == []
+    assert logic.openCohortOfScene() is None
+
+
+def test_logic_offers_all_that_the_panels_need(logic):
+    assert logic.methods()[0] == "sp3"
+    assert {"minutes", "plan.patch", "optimizer.learning_rate"} <= {each.key for each in logic.trainingSettings()}
+    assert "uncertainty" in {each.key for each in logic.predictionSettings()}
+
+
+def _on_disk(project: Project, case_id: str) -> np.ndarray:
+    cohort = Cohort.load(project.path)
+    return cohort.read_scribble(cohort.case(case_id))
+
+
+def _poll_until(project: Project, reached, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it took too long"
+        project.poll()
+        time.sleep(0.02)
