@@ -1,0 +1,201 @@
+"""The trainer: one step after another, repeatable to the bit, also after a stop in between."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_problem import CPU, tiny_plan, training_case
+
+from SemiSupSegLib.errors import ModelError
+from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning import budget
+from SemiSupSegLib.learning.budget import planned_iterations
+from SemiSupSegLib.learning.checkpoints import load_newest_checkpoint, save_checkpoint
+from SemiSupSegLib.learning.methods import METHODS
+from SemiSupSegLib.learning.trainer import Trainer, hash_of, is_finite
+from SemiSupSegLib.training_settings import TrainingSettings
+
+ITERATIONS = 8
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Two scribbled cases and an unlabeled one, 12^3 voxels, with superpixels."""
+    made = []
+    for index in range(3):
+        numbers = np.random.default_rng(index)
+        image = numbers.standard_normal((12, 12, 12)).astype(np.float32)
+        image[3:9, 3:9, 3:9] += 2
+        annotation = np.full(image.shape, IGNORE, np.uint8)
+        annotation[5, 5, 3:9], annotation[5, 1, 1:11] = 1, 0
+        made.append(training_case(f"case{index}", image, annotation if index < 2 else None, superpixels=True))
+    return made
+
+
+def a_trainer(cases, *overrides: str, iterations: int = ITERATIONS, **plan) -> Trainer:
+    settings = TrainingSettings().with_overrides(["method=partial", "schedule.unlabeled_start=0.2", *overrides])
+    plan = tiny_plan(size=8, **{"features": (4, 8), "strides": ((2, 2, 2),), **plan})
+    return Trainer(settings, plan, CPU, cases, iterations)
+
+
+def steps(trainer: Trainer, count: int) -> list[dict[str, float]]:
+    return [trainer.step() for _ in range(count)]
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    for name in ("student", "teacher"):
+        first, second = getattr(one, name).state_dict(), getattr(other, name).state_dict()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+@pytest.mark.parametrize("method", ["partial", "sp3"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", [{}, {"norm": "batch", "dropout": 0.3}])
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(cases, tmp_path, method, optimizer, kind):
+    wishes = (f"method={method}", f"optimizer.name={optimizer}", "augmentation.intensity_probability=0.5")
+    uninterrupted = a_trainer(cases, *wishes, **kind)
+    expected = steps(uninterrupted, ITERATIONS)
+
+    stopped = a_trainer(cases, *wishes, **kind)
+    steps(stopped, 5)
+    save_checkpoint(tmp_path, stopped.checkpoint())
+    torch.manual_seed(99)  # as in another process
+    resumed = a_trainer(cases, *wishes, **kind)
+    resumed.restore(load_newest_checkpoint(tmp_path))
+    assert resumed.iteration == 5
+    assert steps(resumed, 3) == expected[5:]
+    assert_same(resumed, uninterrupted)
+    # And the checkpoint is still what it was: nothing trained on in its files.
+    assert load_newest_checkpoint(tmp_path).iteration == 5
+
+
+def test_equal_seeds_give_equal_numbers_and_others_do_not(cases):
+    first, second, other = (a_trainer(cases, "method=sp3", f"seed={seed}") for seed in (3, 3, 4))
+    assert steps(first, 4) == steps(second, 4)
+    assert_same(first, second)
+    assert steps(other, 4) != steps(second, 4)
+
+
+@pytest.mark.parametrize("method", ["partial", "sp3"])
+def test_the_loss_falls(cases, method):
+    losses = steps(a_trainer(cases, f"method={method}", "optimizer.learning_rate=0.01", iterations=40), 40)
+    assert np.mean([each["supervised"] for each in losses[-5:]]) < 0.7 * losses[0]["supervised"]
+
+
+def test_a_step_says_its_losses_rate_and_gradient(cases):
+    values = a_trainer(cases).step()
+    assert {"loss", "supervised", "learning rate", "gradient norm"} <= set(values)
+    assert all(math.isfinite(value) for value in values.values())
+    assert is_finite(values)
+    assert not is_finite({**values, "loss": math.nan})
+    assert not is_finite({**values, "gradient norm": math.inf})
+
+
+def test_the_gradient_is_clipped_before_the_step(cases):
+    free = a_trainer(cases, "optimizer.name=sgd", "optimizer.gradient_clip=0", "optimizer.weight_decay=0")
+    tight = a_trainer(cases, "optimizer.name=sgd", "optimizer.gradient_clip=0.001", "optimizer.weight_decay=0")
+    rate = []
+    for trainer in (free, tight):
+        before = torch.cat([each.detach().flatten().clone() for each in trainer.student.parameters()])
+        values = trainer.step()
+        after = torch.cat([each.detach().flatten() for each in trainer.student.parameters()])
+        rate.append((after - before).norm().item() / values["learning rate"])
+        assert values["gradient norm"] > 0.1  # as it was before clipping
+    assert rate[1] == pytest.approx(0.001, rel=1e-2)
+    assert rate[0] > 0.1
+
+
+def test_the_rate_warms_up_and_falls(cases):
+    trainer = a_trainer(cases, "optimizer.learning_rate=0.1", "optimizer.warmup=0.25", iterations=100)
+    rates = []
+    for iteration in (0, 12, 30, 99):
+        trainer.iteration = iteration
+        rates.append(trainer.step()["learning rate"])
+    assert rates[0] == pytest.approx(0.1 / 25)
+    assert rates[1] == pytest.approx(0.1 * (1 - 0.12) ** 0.9 * 0.13 / 0.25)
+    assert rates[2] == pytest.approx(0.1 * 0.7**0.9)
+    assert 0 < rates[3] < 0.01
+
+
+def test_the_teacher_is_the_average_of_students(cases):
+    trainer = a_trainer(cases, "teacher.decay=0.9", iterations=1000)
+    trainer.step()
+    assert_same_weights(trainer.teacher, trainer.student)  # decay 1 - 1/(0+1)
+    trainer.iteration = 500
+    before = [each.clone() for each in trainer.teacher.parameters()]
+    trainer.step()
+    for old, teacher, student in zip(before, trainer.teacher.parameters(), trainer.student.parameters(), strict=True):
+        torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student.detach(), atol=1e-6, rtol=1e-5)
+    assert not any(each.requires_grad for each in trainer.teacher.parameters())
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_warm_start_begins_with_the_models_weights_and_a_gentler_rate(cases):
+    earlier = a_trainer(cases)
+    steps(earlier, 2)
+    later = a_trainer(cases, "seed=5", "warm_start=somewhere")
+    later.warm_start(earlier.teacher.state_dict(), "somewhere")
+    assert_same_weights(later.student, earlier.teacher)
+    assert_same_weights(later.teacher, earlier.teacher)
+    assert later.base_rate == pytest.approx(0.3 * earlier.base_rate)
+
+
+def test_weights_of_another_network_are_refused(cases):
+    small = a_trainer(cases, features=(2, 4))
+    with pytest.raises(ModelError, match="'the model' don't fit"):
+        small.warm_start(a_trainer(cases).teacher.state_dict(), "the model")
+
+
+def test_every_method_has_its_name():
+    assert all(method.name == name for name, method in METHODS.items())
+
+
+def test_seeds_for_torch_differ_from_step_to_step():
+    assert len({hash_of(seed, iteration) for seed in range(10) for iteration in range(100)}) == 1000
+
+
+# From minutes to iterations -------------------------------------------------------------------------------------------
+
+
+def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
+    told = []
+
+    def seconds(trainer, fraction, on_progress):
+        told.append(fraction)
+        return 0.02 if trainer.method.composition(fraction).unlabeled == 0 else 0.06
+
+    monkeypatch.setattr(budget, "_step_seconds", seconds)
+    settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.5"])
+    plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
+    iterations = planned_iterations(settings, plan, CPU, cases)
+    assert len(told) == 2
+    assert iterations == pytest.approx(60 / 0.04, rel=0.06)
+    assert planned_iterations(TrainingSettings(iterations=7), plan, CPU, cases) == 7
+
+
+def test_measuring_can_be_stopped_and_changes_nothing_in_the_training(cases):
+    plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
+    told = []
+    settings = TrainingSettings(method="partial", minutes=0.05)
+    assert planned_iterations(settings, plan, CPU, cases, lambda fraction, text: told.append(fraction)) >= 50
+    assert len(told) > 10  # once a step
+
+    def stop(fraction, text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        planned_iterations(settings, plan, CPU, cases, stop)
