@@ -50,6 +50,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self, parent)
         self._project: Project | None = None
         self._compute = Compute()
+        self._parameters: SemiSupSegParameterNode | None = None
 
     @property
     def version(self) -> str:
@@ -58,7 +59,10 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self) -> SemiSupSegParameterNode:
         """What the scene remembers of the module."""
-        return SemiSupSegParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        if self._parameters is None or self._parameters.parameterNode is not node:
+            self._parameters = SemiSupSegParameterNode(node)
+        return self._parameters
 
     def setComputePython(self, python: str = "") -> None:
         """Let another interpreter compute, from the next job on; Slicer's own if empty."""

@@ -186,6 +186,7 @@ class CohortScene:
         CohortError
             If files don't pair, or have other classes than the cohort; then the cohort is as it was.
         """
+        images, labels, scribbles = (_expanded(source) for source in (images, labels, scribbles))
         if labels is None and scribbles is None:
             new = tuple(Case(case_id, path) for case_id, path in image_files(images).items())
             cohort = self.cohort
@@ -418,3 +419,8 @@ class CohortScene:
             nothing = IGNORE if kind == "scribble" else 0
             return np.full(read_geometry(case.image).shape, nothing, dtype=np.uint8)
         return self.cohort.read_scribble(case) if kind == "scribble" else self.cohort.read_label(case)
+
+
+def _expanded(source: FileSource | None) -> FileSource | None:
+    """Files as they are meant by somebody who writes ``~`` for the home folder."""
+    return Path(source).expanduser() if isinstance(source, str) and source.startswith("~") else source

@@ -7,6 +7,7 @@ fixtures by ``pytest_plugins = ["slicer_fixture"]``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -21,9 +22,9 @@ import slicer
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "SemiSupSeg"
 
 
-@pytest.fixture
-def scene(monkeypatch) -> Iterator[slicer.vtkMRMLScene]:
-    """A fresh ``slicer.mrmlScene`` with colors, module logics and an application."""
+@contextlib.contextmanager
+def application() -> Iterator[slicer.vtkMRMLScene]:
+    """Inside, there is a fresh ``slicer.mrmlScene`` with colors, module logics and an application."""
     scene = slicer.vtkMRMLScene()
     application_logic = slicer.vtkSlicerApplicationLogic()
     application_logic.SetMRMLScene(scene)
@@ -41,11 +42,19 @@ def scene(monkeypatch) -> Iterator[slicer.vtkMRMLScene]:
         logic.SetMRMLScene(scene)
     modules = {name: types.SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in logics.items()}
     app = types.SimpleNamespace(startupEnvironment=_StartupEnvironment, applicationLogic=lambda: application_logic)
-    monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
-    monkeypatch.setattr(slicer, "modules", types.SimpleNamespace(**modules), raising=False)
-    monkeypatch.setattr(slicer, "app", app, raising=False)
-    yield scene
-    scene.Clear(1)
+    slicer.mrmlScene, slicer.modules, slicer.app = scene, types.SimpleNamespace(**modules), app
+    try:
+        yield scene
+    finally:
+        scene.Clear(1)
+        del slicer.mrmlScene, slicer.modules, slicer.app
+
+
+@pytest.fixture
+def scene() -> Iterator[slicer.vtkMRMLScene]:
+    """A fresh ``slicer.mrmlScene``; see `application`."""
+    with application() as scene:
+        yield scene
 
 
 @pytest.fixture
