@@ -1,9 +1,9 @@
 # make demo            train on a made-up cohort and look at the result (under three minutes)
-# make demo COHORT=…   the same on a cohort of yours
+# make demo COHORT=…   the same on a cohort of yours; MINUTES=20 trains longer, DEMO=folder writes elsewhere
 # make test            all tests; PYTEST="-k volume -x" passes arguments to pytest
 # make lint            what ruff has to say
 # make cmake-lists     write the files on disk into the CMakeLists.txt files
-# make clean           remove what these commands made
+# make clean           remove what these commands made; make distclean also removes .venv
 #
 # Each does its own set-up in .venv with Python 3.11 or 3.12, pip and make. A torch that is already in .venv, or in the
 # Python that makes it, is used as it is; else TORCH is what pip is asked for:
@@ -15,15 +15,16 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
 TORCH ?= torch==2.13.0
 DEMO ?= demo
 COHORT ?=
+MINUTES ?=
 PYTEST ?=
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format cmake-lists clean
+.PHONY: demo test lint format cmake-lists clean distclean
 
 demo: $(READY)
-	$(VENV)/bin/python -m SemiSupSegLib demo --out "$(DEMO)" $(if $(COHORT),--cohort "$(COHORT)")
+	$(VENV)/bin/python -m SemiSupSegLib demo --out "$(DEMO)" $(if $(COHORT),--cohort "$(COHORT)") $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(PYTEST)
@@ -40,8 +41,11 @@ cmake-lists: $(READY)
 	$(VENV)/bin/python Testing/cmake_lists.py
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .hypothesis build
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf demo build .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name it with make PYTHON=…" >&2; exit 1; }
