@@ -108,8 +108,10 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
                 "Open it where it is now.",
                 code=ErrorCode.MISSING_FILE,
             )
+        former = parameterNode.cohortPath
         if self._project is None or self._project.path != path:
             self.openCohort(path)
+        self._project.adopt_nodes(former)
         return self._project
 
     def saveCohort(self) -> None:

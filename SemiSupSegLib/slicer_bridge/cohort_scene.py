@@ -348,6 +348,11 @@ class CohortScene:
             saved.append(case_id)
         return saved
 
+    def adopt_nodes(self, former: Path | str) -> None:
+        """After scene and cohort were moved together: nodes that name the cohort's former file name this one."""
+        for node in tagged_nodes(self.scene, Path(former)):
+            node.SetAttribute(COHORT_ATTRIBUTE, str(self.path))
+
     def conflicts(self) -> list[slicer.vtkMRMLSegmentationNode]:
         """Annotation nodes of a loaded scene that differ from the cohort's files; the others are adopted."""
         differing = []

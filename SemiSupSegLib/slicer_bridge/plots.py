@@ -9,7 +9,7 @@ range.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import slicer
 import vtk
@@ -85,7 +85,7 @@ class CurvePlot:
             if table.names & values.keys():
                 table.append(iteration, values)
 
-    def load(self, curves: Mapping[str, Iterable[tuple[int, float]]]) -> None:
+    def load(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Add whole curves, as `RunFolder.metrics` gives them."""
         rows: dict[int, dict[str, float]] = {}
         for name, points in curves.items():
@@ -93,6 +93,8 @@ class CurvePlot:
                 rows.setdefault(iteration, {})[name] = value
         cadences: dict[tuple[int, ...], list[str]] = {}
         for name, points in curves.items():
+            if not points:
+                continue
             cadences.setdefault(tuple(iteration for iteration, _ in points), []).append(name)
         for iterations, names in cadences.items():
             for iteration in iterations:

@@ -5,41 +5,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import slicer
 
 from ..cohort import Role
 from ..errors import CohortError, ErrorCode, SemiSupSegError
 from ..events import Event
-from ..labels import IGNORE, LabelSchema
+from ..labels import LabelSchema
 from ..models import Model
 from ..runner import Runner
 from ..runs import RunFolder, RunRequest, State, list_runs, new_run_path
 from ..training_settings import PredictionSettings, TrainingSettings
-from ..volume import Volume
-from .case_table import CaseRow, CaseTable
-from .cohort_nodes import free_case_id, tag, tagged_nodes, write_image
-from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
+from .cohort_nodes import free_case_id, write_image
 from .compute import Compute
 from .jobs import Job, OnEvent
-from .nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE, check_scalar_volume, geometry_of
+from .nodes import check_scalar_volume
 from .plots import CurvePlot
-from .predictions import Prediction, PredictionNodes, PredictionStore, show_prediction, uncertain_slices
-from .results import update_segmentation
+from .prediction_scene import PredictionScene
+from .predictions import Prediction
 from .shelf import Shelf
 
 SettingValues = Mapping[str, Any] | Iterable[str]
 """Settings as ``{"optimizer.learning_rate": 0.02}`` or as ``["optimizer.learning_rate=0.02"]``."""
 
-RESULT_OF_ATTRIBUTE = "SemiSupSeg.ResultOf"
-"""Attribute of nodes that show a prediction: the ID of the case, or of the volume node outside the cohort."""
 
-
-class Project(CohortScene):
+class Project(PredictionScene):
     """A cohort, the scene that shows it, its runs and its models.
 
     Whoever owns a project in a program with an event loop calls `poll` from a timer, every 50 to 100 ms; scripts call
@@ -48,7 +40,7 @@ class Project(CohortScene):
     Parameters
     ----------
     path, scene, classes
-        As in `CohortScene`.
+        As in `cohort_scene.CohortScene`.
     compute : Compute, optional
         Where workers run; Slicer's own Python if not given.
 
@@ -83,21 +75,13 @@ class Project(CohortScene):
         super().__init__(Path(path).expanduser(), scene, classes=classes)
         self.compute = compute or Compute()
         self.shelf = Shelf(self.folder)
-        self.predictions = PredictionStore(self.folder / "predictions")
-        self.previews: dict[str, Prediction] = {}
         self.jobs: list[Job] = []
         self.plot: CurvePlot | None = None
         self.problem: SemiSupSegError | None = None
-        self._table = CaseTable()
-        self._outside: dict[str, Prediction] = {}
         self._outside_of_job: dict[int, dict[str, str]] = {}
         self._plotted: Job | None = None
 
     # -- what there is ------------------------------------------------------------------------------------------------
-
-    def case_rows(self) -> list[CaseRow]:
-        """The case table: a row for each case."""
-        return self._table.rows(self.cohort, self.predictions)
 
     @property
     def training(self) -> Job | None:
@@ -258,70 +242,6 @@ class Project(CohortScene):
             self.save()
         return self._start(RunFolder.create(path, request), on_event, blocking, written)
 
-    def results(self, of: str | slicer.vtkMRMLScalarVolumeNode) -> PredictionNodes:
-        """Show the newest prediction of a case, or of a volume outside the cohort.
-
-        Nodes that show an earlier prediction are updated, unless somebody edited them; else new ones are made.
-
-        Parameters
-        ----------
-        of : str or vtkMRMLScalarVolumeNode
-            A case's ID, or the volume node that was predicted.
-
-        Raises
-        ------
-        CohortError
-            If there is no prediction yet.
-        """
-        case_id = of if isinstance(of, str) else of.GetAttribute(CASE_ATTRIBUTE)
-        if case_id:
-            return self._show(self._prediction(case_id), self.image_node(case_id), case_id)
-        prediction = self._outside.get(of.GetID())
-        if prediction is None:
-            raise _not_predicted(of.GetName())
-        return self._show(prediction, of, of.GetID())
-
-    def show_preview(self, case_id: str) -> PredictionNodes:
-        """Show what the training network said of a case when it was last asked (`Job.request_preview`)."""
-        if case_id not in self.previews:
-            raise CohortError(f"There is no preview of '{case_id}' yet.", "Ask the training for one.")
-        return self._show(self.previews[case_id], self.image_node(case_id), case_id)
-
-    def ranking(self) -> list[tuple[str, float]]:
-        """Where to look next: predicted cases with their uncertainty 0..1, the most uncertain first."""
-        known = {case.id for case in self.cohort.cases}
-        return [(each.case_id, each.score) for each in self.predictions.ranking() if each.case_id in known]
-
-    def uncertain_slices(self, case_id: str, count: int = 5) -> list[tuple[int, float]]:
-        """Slices of a case where a look pays most: index k and uncertain voxels, most first."""
-        return uncertain_slices(self._prediction(case_id).uncertainty(), count)
-
-    def start_correction(self, case_id: str) -> CaseNodes:
-        """Make a case's prediction its annotation, to be corrected: a segmentation that counts as dense label.
-
-        Strokes that the case has win over the prediction, and are in the label from now on; their file stays, but no
-        longer trains. A label that the case has is replaced: whoever asks for this saves the undo state before.
-        """
-        self.save_edits()
-        case = self.cohort.case(case_id)
-        labels, schema = self._prediction(case_id).labels()
-        if schema.names != self.cohort.schema.names:
-            raise CohortError(
-                f"The prediction of '{case_id}' has the classes {', '.join(schema.names)}, and the cohort has "
-                f"{', '.join(self.cohort.schema.names)}.",
-                "Predict it with a model of this cohort.",
-            )
-        if case.scribble is not None:
-            strokes = self.cohort.read_scribble(case)
-            labels = np.where(strokes == IGNORE, labels, strokes)
-        grid = geometry_of(self.image_node(case_id))
-        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema)
-        self._keep(self.cohort.with_case(replace(case, scribble=None, labeled=True)))
-        for node in tagged_nodes(self.scene, self.path, case_id, "label"):
-            update_segmentation(node, labels, self.image_node(case_id), self.cohort.schema, overwrite=True)
-            self.edits.watch(node)
-        return self.show_case(case_id, "label")
-
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     def poll(self, budget_ms: float = 20.0) -> list[Event]:
@@ -415,7 +335,7 @@ class Project(CohortScene):
 
     def _take(self, job: Job, event: Event) -> None:
         if event.name == "metric" and job.task == "train":
-            self._plot_of(job).append(event["iteration"], event["values"])
+            self._plot_of(job, event["iteration"]).append(event["iteration"], event["values"])
         elif event.name == "preview" and "segmentation" in event["files"]:
             name = event["case"]
             files = {kind: Path(path) for kind, path in event["files"].items()}
@@ -429,11 +349,14 @@ class Project(CohortScene):
             else:
                 self.predictions.put(prediction)
 
-    def _plot_of(self, job: Job) -> CurvePlot:
+    def _plot_of(self, job: Job, before: int) -> CurvePlot:
         if self._plotted is not job or self.plot is None:
             if self.plot is not None:
                 self.plot.remove()
             self.plot, self._plotted = CurvePlot(self.scene, job.folder.request().label), job
+            # What came before: of a run that was resumed, or whose nodes went with a closed scene.
+            curves = job.folder.metrics()
+            self.plot.load({name: [each for each in curve if each[0] < before] for name, curve in curves.items()})
         return self.plot
 
     def _clean_up(self, job: Job) -> None:
@@ -452,23 +375,6 @@ class Project(CohortScene):
             for case_id in saved:
                 self.training.update_annotations(case_id)
 
-    def _prediction(self, case_id: str) -> Prediction:
-        prediction = self.predictions.get(self.cohort.case(case_id).id)
-        if prediction is None:
-            raise _not_predicted(case_id)
-        return prediction
-
-    def _show(self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str) -> PredictionNodes:
-        shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
-        nodes = show_prediction(prediction, volume_node, shown)
-        for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
-            if node is not None:
-                tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))
-                node.SetAttribute(RESULT_OF_ATTRIBUTE, key)
-                if volume_node.GetAttribute(LOADED_ATTRIBUTE):
-                    node.SetAttribute(LOADED_ATTRIBUTE, "1")
-        return nodes
-
 
 def _assignments(settings: SettingValues) -> list[str]:
     """Settings as ``KEY=VALUE``; what is None keeps its default."""
@@ -476,7 +382,3 @@ def _assignments(settings: SettingValues) -> list[str]:
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
         return [f"{key}={text}" for key, text in texts.items() if settings[key] is not None]
     return list(settings)
-
-
-def _not_predicted(name: str) -> CohortError:
-    return CohortError(f"There is no prediction of '{name}' yet.", "Predict it first.")

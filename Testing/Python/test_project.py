@@ -402,6 +402,12 @@ def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trai
     _poll_until(project, lambda: job.state is State.PAUSED)
     job.resume()
     _poll_until(project, lambda: job.state is State.RUNNING)
+    scene.Clear(0)
+    project.forget_scene()
+    points = len(job.folder.metrics()["loss"])
+    _poll_until(project, lambda: project.plot is not None)
+    table = project.plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
+    assert table.GetNumberOfRows() >= points, "curves of before the scene was closed are there again"
     project.cancel()
     assert project.wait(job, timeout=60) is State.CANCELLED
     assert project.training is None
@@ -428,6 +434,18 @@ def test_logic_remembers_cohort_and_case_in_the_scene(logic, scene, tmp_path, vo
     assert not logic.isOpen
     assert logic.openCohortOfScene().path == tmp_path / "cohort" / "cohort.json"
     assert logic.conflicts() == []
+
+
+def test_scene_and_cohort_that_were_moved_together_find_each_other(logic, scene, tmp_path, volume_node, strokes):
+    scene.SetRootDirectory(str(tmp_path / "here"))
+    logic.openCohort(tmp_path / "here" / "cohort")
+    case = logic.addCase(volume_node, strokes)
+    logic.closeCohort()
+    (tmp_path / "here").rename(tmp_path / "there")
+    scene.SetRootDirectory(str(tmp_path / "there"))
+    assert logic.openCohortOfScene().folder == tmp_path / "there" / "cohort"
+    assert logic.conflicts() == []
+    assert logic.showCase(case).annotation is strokes
 
 
 def test_logic_says_that_no_cohort_is_open(logic):

@@ -1,0 +1,137 @@
+"""Predictions of a cohort's cases in a scene: shown, ranked, and made the beginning of an annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+from ..errors import CohortError
+from ..labels import IGNORE, LabelSchema
+from ..volume import Volume
+from .case_table import CaseRow, CaseTable
+from .cohort_nodes import tag, tagged_nodes
+from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
+from .nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
+from .predictions import Prediction, PredictionNodes, PredictionStore, show_prediction, uncertain_slices
+from .results import update_segmentation
+
+RESULT_OF_ATTRIBUTE = "SemiSupSeg.ResultOf"
+"""Attribute of nodes that show a prediction: the ID of the case, or of the volume node outside the cohort."""
+
+
+class PredictionScene(CohortScene):
+    """A cohort in a scene, with the predictions that there are of its cases.
+
+    Parameters
+    ----------
+    path, scene, classes
+        As in `CohortScene`.
+
+    Attributes
+    ----------
+    predictions : PredictionStore
+        The newest prediction of each case.
+    previews : dict of str to Prediction
+        By case, what a network in training said of it when it was last asked.
+    """
+
+    def __init__(
+        self, path: Path | str, scene: slicer.vtkMRMLScene | None = None, *, classes: LabelSchema | None = None
+    ):
+        super().__init__(path, scene, classes=classes)
+        self.predictions = PredictionStore(self.folder / "predictions")
+        self.previews: dict[str, Prediction] = {}
+        self._outside: dict[str, Prediction] = {}
+        self._table = CaseTable()
+
+    def case_rows(self) -> list[CaseRow]:
+        """The case table: a row for each case."""
+        return self._table.rows(self.cohort, self.predictions)
+
+    def results(self, of: str | slicer.vtkMRMLScalarVolumeNode) -> PredictionNodes:
+        """Show the newest prediction of a case, or of a volume outside the cohort.
+
+        Nodes that show an earlier prediction are updated, unless somebody edited them; else new ones are made.
+
+        Parameters
+        ----------
+        of : str or vtkMRMLScalarVolumeNode
+            A case's ID, or the volume node that was predicted.
+
+        Raises
+        ------
+        CohortError
+            If there is no prediction yet.
+        """
+        case_id = of if isinstance(of, str) else of.GetAttribute(CASE_ATTRIBUTE)
+        if case_id:
+            return self._show(self._prediction(case_id), self.image_node(case_id), case_id)
+        prediction = self._outside.get(of.GetID())
+        if prediction is None:
+            raise _not_predicted(of.GetName())
+        return self._show(prediction, of, of.GetID())
+
+    def show_preview(self, case_id: str) -> PredictionNodes:
+        """Show what the training network said of a case when it was last asked (`Job.request_preview`)."""
+        if case_id not in self.previews:
+            raise CohortError(f"There is no preview of '{case_id}' yet.", "Ask the training for one.")
+        return self._show(self.previews[case_id], self.image_node(case_id), case_id)
+
+    def ranking(self) -> list[tuple[str, float]]:
+        """Where to look next: predicted cases with their uncertainty 0..1, the most uncertain first."""
+        known = {case.id for case in self.cohort.cases}
+        return [(each.case_id, each.score) for each in self.predictions.ranking() if each.case_id in known]
+
+    def uncertain_slices(self, case_id: str, count: int = 5) -> list[tuple[int, float]]:
+        """Slices of a case where a look pays most: index k and uncertain voxels, most first."""
+        return uncertain_slices(self._prediction(case_id).uncertainty(), count)
+
+    def start_correction(self, case_id: str) -> CaseNodes:
+        """Make a case's prediction its annotation, to be corrected: a segmentation that counts as dense label.
+
+        Strokes that the case has win over the prediction, and are in the label from now on; their file stays, but no
+        longer trains. A label that the case has is replaced: whoever asks for this saves the undo state before.
+        """
+        self.save_edits()
+        case = self.cohort.case(case_id)
+        labels, schema = self._prediction(case_id).labels()
+        if schema.names != self.cohort.schema.names:
+            raise CohortError(
+                f"The prediction of '{case_id}' has the classes {', '.join(schema.names)}, and the cohort has "
+                f"{', '.join(self.cohort.schema.names)}.",
+                "Predict it with a model of this cohort.",
+            )
+        if case.scribble is not None:
+            strokes = self.cohort.read_scribble(case)
+            labels = np.where(strokes == IGNORE, labels, strokes)
+        grid = geometry_of(self.image_node(case_id))
+        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema)
+        self._keep(self.cohort.with_case(replace(case, scribble=None, labeled=True)))
+        for node in tagged_nodes(self.scene, self.path, case_id, "label"):
+            update_segmentation(node, labels, self.image_node(case_id), self.cohort.schema, overwrite=True)
+            self.edits.watch(node)
+        return self.show_case(case_id, "label")
+
+    def _prediction(self, case_id: str) -> Prediction:
+        prediction = self.predictions.get(self.cohort.case(case_id).id)
+        if prediction is None:
+            raise _not_predicted(case_id)
+        return prediction
+
+    def _show(self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str) -> PredictionNodes:
+        shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
+        nodes = show_prediction(prediction, volume_node, shown)
+        for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
+            if node is not None:
+                tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))
+                node.SetAttribute(RESULT_OF_ATTRIBUTE, key)
+                if volume_node.GetAttribute(LOADED_ATTRIBUTE):
+                    node.SetAttribute(LOADED_ATTRIBUTE, "1")
+        return nodes
+
+
+def _not_predicted(name: str) -> CohortError:
+    return CohortError(f"There is no prediction of '{name}' yet.", "Predict it first.")
