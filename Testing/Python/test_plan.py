@@ -160,6 +160,7 @@ def test_shrinking_halves_the_batch_then_the_longest_side_until_nothing_is_left(
         smaller, steps = smaller.shrunk(), steps + 1
     assert steps < 20
     flat = plan_of((64, 64, 1), (1.0, 1.0, 1.0), "plan.batch_size=1").shrunk()
+    json.dumps(flat.to_json())
     assert flat.patch[2] == 1
 
 
