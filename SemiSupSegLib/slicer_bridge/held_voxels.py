@@ -1,0 +1,252 @@
+"""Which segment holds each voxel, kept up to date stroke by stroke: what changed is found, the rest isn't touched.
+
+Slicer doesn't say where a stroke was. But comparing a label map with a copy of what it was is a matter of milliseconds
+slice by slice, even in a CT, and only slices that differ are looked at any closer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ..errors import VolumeError
+from ..labels import IGNORE
+from ..volume import Geometry, resample_labels
+from .nodes import image_geometry
+from .segments import BINARY_LABELMAP
+
+NOBODY = IGNORE
+"""Code of voxels that no segment holds."""
+
+SEVERAL = 254
+"""Code of voxels that overlapping segments hold."""
+
+_ON_LATTICE = 1e-3
+
+Box = tuple[slice, slice, slice]
+"""Slices along k, j, i."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldChange:
+    """Voxels that others hold now.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        All of them are within it.
+    old, new : numpy.ndarray of uint8, shape of the box
+        Codes before and after.
+    """
+
+    box: Box
+    old: np.ndarray
+    new: np.ndarray
+
+
+@dataclass(eq=False)
+class _Layer:
+    """A label map on the grid: where it begins (k, j, i), its values, and the code that each stands for."""
+
+    start: tuple[int, int, int]
+    values: np.ndarray
+    codes: dict[int, int]
+    modified: int
+
+    @property
+    def box(self) -> Box:
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.values.shape, strict=True))
+
+
+class HeldVoxels:
+    """The segment that holds each voxel of a grid.
+
+    Segments go by codes: 0 for the first one that was seen, and so on. A code stays its segment's for good.
+
+    Parameters
+    ----------
+    node : vtkMRMLSegmentationNode
+    geometry : Geometry
+        The grid, in the own coordinates of the node.
+
+    Attributes
+    ----------
+    codes : numpy.ndarray of uint8, shape (k, j, i)
+        Code of the segment that holds each voxel, `NOBODY` or `SEVERAL`; up to the last `update`. Read only.
+    """
+
+    def __init__(self, node: slicer.vtkMRMLSegmentationNode, geometry: Geometry):
+        self._node = node
+        self._geometry = geometry
+        self._layers: dict[slicer.vtkOrientedImageData, _Layer] = {}
+        self._code_of: dict[str, int] = {}
+        self.codes = np.full(geometry.shape, NOBODY, np.uint8)
+
+    def segment_of(self, code: int) -> str:
+        """ID of the segment of a code."""
+        return list(self._code_of)[code]
+
+    def code_of(self, segment_id: str) -> int:
+        """Code of a segment; the next free one if it wasn't seen yet.
+
+        Raises
+        ------
+        VolumeError
+            If there are more segments than codes.
+        """
+        if segment_id not in self._code_of and len(self._code_of) >= SEVERAL:
+            raise VolumeError(
+                f"Superpixel proposals are made for up to {SEVERAL} segments.",
+                "Move some segments to another segmentation.",
+            )
+        return self._code_of.setdefault(segment_id, len(self._code_of))
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """IDs of the segments in the order of their codes; some may not exist anymore."""
+        return tuple(self._code_of)
+
+    @property
+    def painted_box(self) -> Box | None:
+        """A box that contains every held voxel; None if there is none."""
+        boxes = [layer.box for layer in self._layers.values() if layer.values.size]
+        return _union(boxes) if boxes else None
+
+    def update(self) -> HeldChange | None:
+        """Takes in what was painted, erased, undone, added or removed since the last time; None if nothing was."""
+        before, now = self._layers, self._read()
+        self._layers = now
+        boxes = []
+        for image in before.keys() | now.keys():
+            box = _changed_box(before.get(image), now.get(image))
+            if box is not None:
+                boxes.append(box)
+        if not boxes:
+            return None
+        box = _union(boxes)
+        old, new = self.codes[box].copy(), self._merged(box)
+        if np.array_equal(old, new):
+            return None
+        self.codes[box] = new
+        return HeldChange(box, old, new)
+
+    def _read(self) -> dict[slicer.vtkOrientedImageData, _Layer]:
+        segmentation = self._node.GetSegmentation()
+        tables: dict[slicer.vtkOrientedImageData, dict[int, int]] = {}
+        for segment_id in segmentation.GetSegmentIDs():
+            segment = segmentation.GetSegment(segment_id)
+            image = segment.GetRepresentation(BINARY_LABELMAP)
+            if image is not None and not image.IsEmpty() and image.GetPointData().GetScalars() is not None:
+                tables.setdefault(image, {})[segment.GetLabelValue()] = self.code_of(segment_id)
+        return {image: self._layer(image, codes) for image, codes in tables.items()}
+
+    def _layer(self, image: slicer.vtkOrientedImageData, codes: dict[int, int]) -> _Layer:
+        known = self._layers.get(image)
+        if known is not None and known.modified == image.GetMTime() and known.codes == codes:
+            return known
+        values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+        geometry = image_geometry(image)
+        shift = geometry.index_map(self._geometry)
+        start = np.rint(shift[:3, 3]).astype(int)
+        corners = np.array(list(itertools.product(*((0, size - 1) for size in geometry.size))))
+        mapped = corners @ shift[:3, :3].T + shift[:3, 3]
+        if np.abs(mapped - corners - start).max() > _ON_LATTICE:
+            # A label map on voxels of its own, such as one that was imported and never edited.
+            dense = resample_labels(_looked_up(values, codes), geometry, self._geometry)
+            return _Layer((0, 0, 0), dense, {code: code for code in codes.values()}, image.GetMTime())
+        start = start[::-1]
+        low = np.maximum(start, 0)
+        high = np.minimum(start + values.shape, self._geometry.shape)
+        inside = values[tuple(slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True))]
+        # A copy, since Slicer changes label maps in place.
+        return _Layer(tuple(int(each) for each in low), np.array(inside, order="C"), codes, image.GetMTime())
+
+    def _merged(self, box: Box) -> np.ndarray:
+        merged = np.full([each.stop - each.start for each in box], NOBODY, np.uint8)
+        for layer in self._layers.values():
+            common = _intersection(box, layer.box)
+            if common is None:
+                continue
+            codes = _looked_up(layer.values[_within(common, layer.box)], layer.codes)
+            here = merged[_within(common, box)]
+            held = codes != NOBODY
+            free = here == NOBODY
+            here[held & ~free & (here != codes)] = SEVERAL
+            np.copyto(here, codes, where=held & free)
+        return merged
+
+
+def _changed_box(old: _Layer | None, new: _Layer | None) -> Box | None:
+    """Where two states of a layer differ; None if they don't."""
+    if old is new:
+        return None
+    if old is None or new is None or any(new.codes.get(value, code) != code for value, code in old.codes.items()):
+        boxes = [layer.box for layer in (old, new) if layer is not None and layer.values.size]
+        return _union(boxes) if boxes else None
+    if not set(old.codes) <= set(new.codes):
+        return _union([old.box, new.box])  # a segment left the layer
+    if old.box == new.box:
+        return _shifted(_difference(old.values, new.values), old.box)
+    if not old.values.size or not new.values.size:
+        return new.box if new.values.size else old.box if old.values.size else None
+    union = _union([old.box, new.box])
+    padded = []
+    for layer in (old, new):
+        whole = np.zeros([each.stop - each.start for each in union], layer.values.dtype)
+        whole[_within(layer.box, union)] = layer.values
+        padded.append(whole)
+    return _shifted(_difference(*padded), union)
+
+
+def _difference(old: np.ndarray, new: np.ndarray) -> Box | None:
+    """The smallest box that holds all differences of two arrays; None if they are equal."""
+    rows = [k for k in range(len(old)) if not np.array_equal(old[k], new[k])]
+    if not rows:
+        return None
+    k = slice(rows[0], rows[-1] + 1)
+    plane = np.zeros(old.shape[1:], bool)
+    for row in rows:
+        plane |= old[row] != new[row]
+    j, i = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+    return k, slice(int(j[0]), int(j[-1]) + 1), slice(int(i[0]), int(i[-1]) + 1)
+
+
+def _looked_up(values: np.ndarray, codes: dict[int, int]) -> np.ndarray:
+    """The code of each label value, `NOBODY` for those without."""
+    if values.dtype == np.uint8:
+        table = np.full(256, NOBODY, np.uint8)
+        for value, code in codes.items():
+            if 0 <= value < 256:
+                table[value] = code
+        return table[values]
+    result = np.full(values.shape, NOBODY, np.uint8)
+    for value, code in codes.items():
+        result[values == value] = code
+    return result
+
+
+def _union(boxes: list[Box]) -> Box:
+    return tuple(
+        slice(min(each.start for each in axis), max(each.stop for each in axis)) for axis in zip(*boxes, strict=True)
+    )
+
+
+def _intersection(first: Box, second: Box) -> Box | None:
+    common = tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
+    return common if all(each.start < each.stop for each in common) else None
+
+
+def _within(box: Box, outer: Box) -> Box:
+    """A box as slices of an array that covers `outer`."""
+    return tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, outer, strict=True))
+
+
+def _shifted(box: Box | None, outer: Box) -> Box | None:
+    """The inverse of `_within`."""
+    if box is None:
+        return None
+    return tuple(slice(a.start + b.start, a.stop + b.start) for a, b in zip(box, outer, strict=True))
