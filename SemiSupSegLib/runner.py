@@ -327,7 +327,7 @@ class Runner:
             self._error_event = None
         elif event.name == "error":
             self._error_event = event
-        elif event.name == "answer" and event["id"] == self._detach_id:
+        elif event.name == "answer" and self._detach_id and event["id"] == self._detach_id:
             self._leave_line()
 
     def _leave_line(self) -> None:
@@ -338,6 +338,7 @@ class Runner:
         answer = f'"id": "{self._detach_id}"'.encode()
         while (line := self._file.next_line()) is not None and answer not in line:
             pass
+        self._detach_id = ""
 
     def _keep_as_log(self, line: bytes) -> None:
         """Keeps what isn't an event: the last lines in memory, and a bounded amount in log.txt."""

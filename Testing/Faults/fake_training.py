@@ -141,7 +141,7 @@ def _start_child(session: Session) -> None:
     note.unlink(missing_ok=True)
     subprocess.Popen([sys.executable, "-c", code, str(note)])
     deadline = time.monotonic() + 10
-    while not note.exists() and time.monotonic() < deadline:
+    while not note.exists() and note.parent.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

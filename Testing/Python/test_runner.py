@@ -364,13 +364,13 @@ def test_a_burst_of_a_hundred_thousand_lines_keeps_every_poll_short(start, tmp_p
         "for _ in range(100): sys.stdout.buffer.write(line * 1000)\n"
     )
     runner = start(bootstrap=burst)
-    count, longest = 0, 0.0
+    count, work = 0, []
     while runner.state is None:
-        began = time.thread_time()
+        began = time.thread_time()  # not the time that a busy machine takes from us
         count += len(runner.poll(20))
-        longest = max(longest, time.thread_time() - began)
+        work.append(time.thread_time() - began)
     assert count == 100_000
-    assert longest < 0.04
+    assert sorted(work)[int(len(work) * 0.99)] < 0.025
 
 
 def test_prints_and_garbage_are_log_not_events(start):
