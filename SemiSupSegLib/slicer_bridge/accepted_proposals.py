@@ -127,8 +127,8 @@ def store_codes(
     set_image_geometry(image, geometry)
     image.SetDimensions(codes.shape[::-1])
     image.GetPointData().SetScalars(vtk_array(codes + np.uint8(1)))  # 255 becomes 0: nobody's
-    segmentation = hidden.GetSegmentation()
-    segmentation.RemoveAllSegments()
+    segmentation = slicer.vtkSegmentation()  # a new one: removing segments one by one takes Slicer a second
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
     for code, segment_id in enumerate(segments):
         original = node.GetSegmentation().GetSegment(segment_id)
         if original is not None:
@@ -139,6 +139,7 @@ def store_codes(
             segment.SetLabelValue(code + 1)
             segment.AddRepresentation(BINARY_LABELMAP, image)
             segmentation.AddSegment(segment, segment_id)
+    hidden.SetAndObserveSegmentation(segmentation)
     hidden.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
 

@@ -37,13 +37,13 @@ class HeldChange:
 
     Attributes
     ----------
-    box : tuple of slice
-        All of them are within it.
-    old, new : numpy.ndarray of uint8, shape of the box
-        Codes before and after.
+    where : numpy.ndarray of integers, shape (n,)
+        Their flat (C order) indices in the grid.
+    old, new : numpy.ndarray of uint8, shape (n,)
+        Their codes before and after, which differ.
     """
 
-    box: Box
+    where: np.ndarray
     old: np.ndarray
     new: np.ndarray
 
@@ -127,12 +127,27 @@ class HeldVoxels:
                 boxes.append(box)
         if not boxes:
             return None
-        box = _union(boxes)
-        old, new = self.codes[box].copy(), self._merged(box)
-        if np.array_equal(old, new):
+        change = self._compare(_union(boxes))
+        if not len(change.where):
             return None
-        self.codes[box] = new
-        return HeldChange(box, old, new)
+        self.codes.reshape(-1)[change.where] = change.new
+        return change
+
+    def _compare(self, box: Box) -> HeldChange:
+        """What the layers say about a box against the codes, slice by slice: most of them have few changes or none."""
+        rows, size = np.arange(box[1].start, box[1].stop), box[2].stop - box[2].start
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for k in range(box[0].start, box[0].stop):
+            old = self.codes[k, box[1], box[2]]
+            new = self._merged((slice(k, k + 1), *box[1:]))[0]
+            changed = np.flatnonzero(old != new)
+            if len(changed):
+                j, i = np.divmod(changed, size)
+                flat = (k * self.codes.shape[1] + rows[j]) * self.codes.shape[2] + i + box[2].start
+                found.append((flat, old.reshape(-1)[changed], new.reshape(-1)[changed]))
+        if not found:
+            return HeldChange(np.empty(0, np.intp), np.empty(0, np.uint8), np.empty(0, np.uint8))
+        return HeldChange(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
     def _read(self) -> dict[slicer.vtkOrientedImageData, _Layer]:
         segmentation = self._node.GetSegmentation()
@@ -166,18 +181,22 @@ class HeldVoxels:
         return _Layer(tuple(int(each) for each in low), np.array(inside, order="C"), codes, image.GetMTime())
 
     def _merged(self, box: Box) -> np.ndarray:
-        merged = np.full([each.stop - each.start for each in box], NOBODY, np.uint8)
+        merged = None
         for layer in self._layers.values():
             common = _intersection(box, layer.box)
             if common is None:
                 continue
             codes = _looked_up(layer.values[_within(common, layer.box)], layer.codes)
+            if merged is None and common == box:
+                merged = codes
+                continue
+            if merged is None:
+                merged = np.full([each.stop - each.start for each in box], NOBODY, np.uint8)
             here = merged[_within(common, box)]
-            held = codes != NOBODY
-            free = here == NOBODY
+            held, free = codes != NOBODY, here == NOBODY
             here[held & ~free & (here != codes)] = SEVERAL
             np.copyto(here, codes, where=held & free)
-        return merged
+        return np.full([each.stop - each.start for each in box], NOBODY, np.uint8) if merged is None else merged
 
 
 def _changed_box(old: _Layer | None, new: _Layer | None) -> Box | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import slicer
+from scipy import ndimage
 from vtk.util.numpy_support import vtk_to_numpy
 
 from ..errors import ErrorCode, SettingsError, VolumeError
@@ -223,33 +224,30 @@ class Proposals:
 
     def _is_redo(self, change: HeldChange) -> bool:
         """Whether voxels that come back are exactly those of one acceptance, or of several in a row."""
-        won = (change.old != change.new) & (change.new != NOBODY)
+        won = change.new != NOBODY
         total = int(np.count_nonzero(won))
-        if not total or not np.array_equal(change.new[won], self._accepted[change.box][won]):
+        if not total or not np.array_equal(change.new[won], self._accepted.reshape(-1)[change.where[won]]):
             return False
         steps = list(self._steps)
         return any(total == sum(steps[a:b]) for a, b in itertools.combinations(range(len(steps) + 1), 2))
 
     def _claim(self, change: HeldChange) -> None:
         """Voxels that people paint are theirs, whatever was accepted there and undone before."""
-        accepted = self._accepted[change.box]
-        painted = (change.old != change.new) & (change.new == accepted) & (accepted != NOBODY)
-        if painted.any():
+        accepted = self._accepted.reshape(-1)
+        painted = change.where[(change.new != NOBODY) & (change.new == accepted[change.where])]
+        if len(painted):
             accepted[painted] = NOBODY
             self._store()
 
     def _take_in(self, change: HeldChange) -> None:
-        accepted = self._accepted[change.box]
+        accepted = self._accepted.reshape(-1)[change.where]
         old, new = (self._strokes(codes, accepted) for codes in (change.old, change.new))
-        touched = self._table.update(change.box, old, new).superpixels
-        superpixels = self.labels[change.box]
+        touched = self._table.update(change.where, old, new).superpixels
+        superpixels = self.labels.reshape(-1)[change.where]
         for codes, sign in ((change.old, -1), (change.new, 1)):
-            where = (codes == accepted) & (accepted != NOBODY) & (change.old != change.new)
-            if where.any():
-                counted, times = np.unique(superpixels[where], return_counts=True)
-                self._accepted_count[counted] += sign * times.astype(np.int32)
-                touched = np.union1d(touched, counted)
-        np.maximum(self._accepted_count, 0, out=self._accepted_count)
+            counted, times = np.unique(superpixels[(codes == accepted) & (codes != NOBODY)], return_counts=True)
+            self._accepted_count[counted] += sign * times.astype(np.int32)
+            touched = np.union1d(touched, counted)
         self._show(touched)
 
     @staticmethod
@@ -323,12 +321,10 @@ class Proposals:
             )
 
     def _write(self, codes: np.ndarray, box: Box) -> None:
-        for code in np.unique(codes[codes != NOBODY]):
-            mask = codes == code
-            used = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-            inner = tuple(slice(int(each[0]), int(each[-1]) + 1) for each in used)
-            start = tuple(a.start + b.start for a, b in zip(box, inner, strict=True))[::-1]
-            add_voxels(self.node, self._held.segment_of(int(code)), mask[inner], self.geometry, start)
+        for code, inner in enumerate(ndimage.find_objects(codes + np.uint8(1))):  # nobody's become 0
+            if inner is not None:
+                start = tuple(a.start + b.start for a, b in zip(box, inner, strict=True))[::-1]
+                add_voxels(self.node, self._held.segment_of(code), codes[inner] == code, self.geometry, start)
 
     def _store(self) -> None:
         store_codes(self.node, self._accepted, self._held.segments, self.geometry)

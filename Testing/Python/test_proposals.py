@@ -430,9 +430,9 @@ def test_any_sequence_equals_starting_anew(desk):
     touched = np.unique(LABELS[accepted != IGNORE])
     names = ("background", "tumor", "kidney")
     for superpixel in range(1, LABELS.max() + 1):
-        k, j, i = np.argwhere(LABELS == superpixel)[0]
-        inside = expanded[LABELS == superpixel]
-        free = strokes[LABELS == superpixel] == IGNORE
+        k, j, i = np.argwhere(superpixel == LABELS)[0]
+        inside = expanded[superpixel == LABELS]
+        free = strokes[superpixel == LABELS] == IGNORE
         clear = free.any() and (inside[free] != IGNORE).all() and superpixel not in touched
         expected = names[inside[free][0]] if clear else None
         if free.any():
@@ -460,17 +460,31 @@ def test_the_preview_shows_what_would_be_accepted(desk):
     overlay.remove()
 
 
-def test_a_transform_and_a_cropped_reference_geometry(scene):
-    """The aligned source volume decides: the editor's reference geometry may be a box of its own."""
-    desk = Desk(scene)
+def test_scan_and_segmentation_under_a_transform(desk):
     transform = slicer.vtkMRMLLinearTransformNode()
-    scene.AddNode(transform)
-    matrix = transform.GetMatrixTransformToParent()
-    assert matrix is not None
-    desk.volume.SetAndObserveTransformNodeID(transform.GetID())
-    desk.node.SetAndObserveTransformNodeID(transform.GetID())
+    desk.scene.AddNode(transform)
+    matrix = np.eye(4)
+    matrix[:3, 3] = 5.0, -7.0, 11.0
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    for node in (desk.volume, desk.node):
+        node.SetAndObserveTransformNodeID(transform.GetID())
     proposals = desk.proposals()
     desk.paint("tumor", at(1, 1, 1))
+    assert proposals.accept(desk.save_state) == EDGE**3 - 1
+    assert (split_annotation(desk.node, desk.volume, SCHEMA)[1].array != IGNORE).sum() == EDGE**3 - 1
+
+
+def test_a_segmentation_on_a_grid_of_its_own(desk):
+    """The editor's reference geometry decides, not the source volume: superpixels are made of the aligned source."""
+    own = slicer.vtkMRMLScalarVolumeNode()
+    set_geometry(own, desk.geometry.cropped((5, 5, 5), (20, 15, 10)))
+    own.SetAndObserveImageData(image_data(np.zeros((10, 15, 20), np.uint8)))
+    desk.scene.AddNode(own)
+    desk.node.SetReferenceImageGeometryParameterFromVolumeNode(own)
+    desk.labels = np.ascontiguousarray(LABELS[5:15, 5:20, 5:25])
+    proposals = desk.proposals()
+    assert proposals.geometry.size == (20, 15, 10)
+    desk.paint("tumor", (2, 2, 2))
     assert proposals.accept(desk.save_state) == EDGE**3 - 1
 
 
