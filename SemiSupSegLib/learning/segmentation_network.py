@@ -180,9 +180,14 @@ class SegmentationNetwork(nn.Module):
 
         Without deep supervision the list holds the logits of `forward` alone.
         """
-        maps = self._decode(x)
-        classifiers = (self.classifier, *self.deep_classifiers)
-        return [classify(level_map) for classify, level_map in zip(classifiers, maps, strict=False)]
+        features, coarser = self.forward_levels(x)
+        return [features.logits, *coarser]
+
+    def forward_levels(self, x: Tensor) -> tuple[Features, list[Tensor]]:
+        """What `forward_features` returns, and the logits of the coarser decoder levels, finest first."""
+        finest, *others = self._decode(x)
+        coarser = [classify(level_map) for classify, level_map in zip(self.deep_classifiers, others, strict=False)]
+        return Features(self.classifier(finest), finest), coarser
 
     def _decode(self, x: Tensor) -> list[Tensor]:
         """The decoder's maps, finest first."""

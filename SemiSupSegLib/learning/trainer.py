@@ -14,8 +14,10 @@ from ..training_settings import OptimizerSettings, TrainingSettings
 from .augmentation import augment_intensity, draw_matrix
 from .cases import TrainingCase
 from .checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
+from .deep_supervision import deep_loss
 from .devices import autocast
 from .methods import METHODS, Method, Step
+from .networks import Features
 from .plan import Plan
 from .prediction import build_planned_network, load_weights, to_memory_format
 from .sampling import Batch, Patch, choose_cases, cut_batch, draw_centre, random_numbers
@@ -63,6 +65,7 @@ class Trainer:
         self.iterations = iterations
         self.iteration = 0
         self.rate_factor = 1.0
+        self._coarser_logits: list[Tensor] = []
         torch.manual_seed(settings.seed)
         self.student = to_memory_format(build_planned_network(plan).to(device)).train()
         self.teacher = to_memory_format(build_planned_network(plan).to(device)).train()
@@ -93,15 +96,20 @@ class Trainer:
         """One step as it is at a share of the training; for measuring what steps cost."""
         torch.manual_seed(hash_of(self.settings.seed, self.iteration))
         rate = self._set_rate(fraction)
-        losses = self.method.training_step(self._prepare(fraction))
+        step = self._prepare(fraction)
+        losses = self.method.training_step(step)
+        total, parts = losses.total, losses.parts
+        if self.plan.deep_supervision:
+            deep = deep_loss(self._coarser_logits, step.labeled.annotation)
+            total, parts, self._coarser_logits = total + deep, {**parts, "deep supervision": deep}, []
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        total.backward()
         limit = self.settings.optimizer.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         self.optimizer.step()
         self.method.update_teacher(self.student, self.teacher, self._teacher_decay(), self.iteration)
         self.iteration += 1
-        curves = {"loss": losses.total, **losses.parts, GRADIENT_NORM: norm}
+        curves = {"loss": total, **parts, GRADIENT_NORM: norm}
         values = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=self.device).detach()
                               for value in curves.values()])  # fmt: skip
         return {**dict(zip(curves, values.tolist(), strict=True)), "learning rate": rate}
@@ -149,10 +157,10 @@ class Trainer:
         return Step(
             labeled=self._draw(annotated, composition.labeled, _LABELED),
             unlabeled=self._draw(unlabeled, composition.unlabeled, _UNLABELED) if composition.unlabeled else None,
-            student=lambda x: self._forward(self.student, x),
-            teacher=lambda x, dropout=False: self._forward_teacher(x, dropout, features=False),
-            student_features=lambda x: self._forward(self.student, x, features=True),
-            teacher_features=lambda x, dropout=False: self._forward_teacher(x, dropout, features=True),
+            student=lambda x: self._forward_student(x)[0],
+            teacher=lambda x, dropout=False: self._forward_teacher(x, dropout)[0],
+            student_features=self._forward_student,
+            teacher_features=lambda x, dropout=False: self._forward_teacher(x, dropout),
             strong=lambda image: augment_intensity(image, self.settings.augmentation, numbers),
             iteration=self.iteration,
             iterations=self.iterations,
@@ -178,16 +186,20 @@ class Trainer:
             patches.append(Patch(int(index), centre, matrix))
         return cut_batch(cases, patches, self.plan.patch_shape).to(self.device)
 
-    def _forward(self, network: nn.Module, x: Tensor, features: bool = False):
+    def _forward_student(self, x: Tensor) -> Features:
         with autocast(self.device, self.plan.precision):
-            x = to_memory_format(x)
-            return network.forward_features(x) if features else network(x)
+            features, coarser = self.student.forward_levels(to_memory_format(x))
+        self._coarser_logits = (
+            self._coarser_logits or coarser
+        )  # of a step's first pass, which has the annotated patches
+        return features
 
     @torch.no_grad()
-    def _forward_teacher(self, x: Tensor, dropout: bool, features: bool):
+    def _forward_teacher(self, x: Tensor, dropout: bool) -> Features:
         self.teacher.train(dropout)
         try:
-            return self._forward(self.teacher, x, features)
+            with autocast(self.device, self.plan.precision):
+                return self.teacher.forward_features(to_memory_format(x))
         finally:
             self.teacher.train()
 
