@@ -60,14 +60,6 @@ class TrainingCase:
         """Array shape (k, j, i)."""
         return tuple(self.image.shape)
 
-    @property
-    def outside(self) -> float:
-        """Grey value that patches get where they reach beyond the image: its darkest."""
-        return self._outside
-
-    def __post_init__(self):
-        self._outside = float(self.image.min())
-
     def annotate(self, annotation: np.ndarray | None, *, is_dense: bool = False) -> None:
         """Use an annotation, or another one than before, from the next patch on."""
         self.expanded = None

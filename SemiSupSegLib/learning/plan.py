@@ -194,7 +194,7 @@ def derive_plan(
         )
     features = chosen.features or _features(network, device)
     strides = _strides(patch, spacing, dimensions, network, len(features))
-    patch = _rounded(patch, strides, up=chosen.patch is not None)
+    patch = _rounded(patch, strides, up=(size < _SHORT_AXIS) | (chosen.patch is not None))
     precision = chosen.precision
     if precision == "auto":
         precision = "bfloat16" if prefers_bfloat16(device) else "float32"
@@ -296,10 +296,10 @@ def _strides(
     return tuple(strides) or ((1,) * dimensions,)
 
 
-def _rounded(patch: np.ndarray, strides: tuple[tuple[int, ...], ...], *, up: bool) -> np.ndarray:
-    """The patch with every axis a multiple of what the network pools by: the nearest, or none that is smaller."""
+def _rounded(patch: np.ndarray, strides: tuple[tuple[int, ...], ...], *, up: np.ndarray) -> np.ndarray:
+    """The patch with every axis a multiple of what the network pools by: the nearest, or one no smaller."""
     divisor = _divisor(strides)
-    parts = np.ceil(patch / divisor) if up else np.maximum(1, np.rint(patch / divisor))
+    parts = np.where(up, np.ceil(patch / divisor), np.maximum(1, np.rint(patch / divisor)))
     return parts.astype(int) * divisor
 
 

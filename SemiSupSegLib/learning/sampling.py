@@ -133,8 +133,8 @@ def _draw_voxel(case: TrainingCase, numbers: np.random.Generator, foreground_fra
 def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_shape: Sequence[int]) -> Batch:
     """The patches' voxels.
 
-    Images are interpolated linearly, everything else takes the nearest voxel. Beyond the image, images continue with
-    their darkest value, annotations with 255 and superpixels with `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
+    Images are interpolated linearly, everything else takes the nearest voxel. Beyond the image, images continue as at
+    their edge (a step to black there would be an edge to learn), annotations with 255 and superpixels with `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
     """
     columns = [_cut(cases[patch.case], patch, tuple(patch_shape)) for patch in patches]
     image, annotation, superpixels, expanded = (
@@ -158,7 +158,7 @@ def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple
     else:
         labels = _taken(annotation, index, inside, IGNORE)
     if patch.is_aligned:
-        image = _taken(case.image, index, inside, case.outside).float()
+        image = case.image.reshape(-1)[index].float()
     else:
         image = _interpolated(case, coordinates)
     superpixels = None if case.superpixels is None else _taken(case.superpixels, index, inside, NO_SUPERPIXEL)
@@ -199,11 +199,11 @@ def _interpolated(case: TrainingCase, coordinates: Tensor) -> Tensor:
     low, high = (each.cpu().numpy() for each in torch.aminmax(coordinates.flatten(1), dim=1))
     low = np.clip(np.floor(low).astype(int), 0, limits - 1)
     high = np.clip(np.ceil(high).astype(int) + 1, low + 1, limits)
-    box = case.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].float() - case.outside
+    box = case.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
     # grid_sample's coordinates are -1 and 1 at the outer faces of the box, and in the order (i, j, k).
     start, size = (torch.as_tensor(each, dtype=torch.float32, device=box.device) for each in (low, high - low))
     grid = ((2 * (coordinates.movedim(0, -1) - start) + 1) / size - 1).flip(-1)
     sampled = functional.grid_sample(
-        box[None, None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False
+        box[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )
-    return sampled[0, 0] + case.outside
+    return sampled[0, 0]

@@ -74,7 +74,7 @@ def _probabilities(patches: Tensor, network: Callable[[Tensor], Tensor], axes: t
 
 
 def _padded(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[slice]]:
-    """The image grown on all sides to at least one window with its darkest value, as training patches are.
+    """The image grown on all sides to at least one window, continued as at its edge, as training patches are.
 
     Beside it, where in it the image lies.
     """
@@ -83,7 +83,7 @@ def _padded(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[slice]]:
     if not any(missing):
         return image, original
     pad = [each for lack in reversed(missing) for each in (lack // 2, lack - lack // 2)]
-    return torch.nn.functional.pad(image, pad, value=float(image.min())), original
+    return torch.nn.functional.pad(image[None, None], pad, mode="replicate")[0, 0], original
 
 
 def _corners(shape: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[int, ...]]:

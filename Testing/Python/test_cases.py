@@ -64,7 +64,6 @@ def test_an_image_is_normalised_compact_and_where_it_was(tmp_path):
     assert case.image.dtype == torch.float16
     assert case.image.float().mean().item() == pytest.approx(0, abs=0.01)
     assert case.geometry == GEOMETRY
-    assert case.outside == case.image.min().item()
 
 
 def test_strokes_are_splatted_onto_the_plans_grid(tmp_path):

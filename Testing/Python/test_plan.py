@@ -70,7 +70,11 @@ def test_huge_scans_are_coarsened_at_most_fourfold():
 
 
 def test_scans_about_as_large_as_a_patch_keep_their_spacing():
-    assert plan_of((64, 64, 32), (1.5, 1.5, 3.0)).spacing == (1.5, 1.5, 3.0)
+    assert plan_of((56, 56, 32), (1.5, 1.5, 3.0)).spacing == (1.5, 1.5, 3.0)
+
+
+def test_patches_show_most_of_a_small_image_but_not_all_of_it():
+    assert plan_of((60, 56, 32)).patch == (48, 48, 24)
 
 
 def test_tiny_scans_get_a_patch_that_just_holds_them():

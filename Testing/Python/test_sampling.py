@@ -59,13 +59,11 @@ def padded_crop(array: np.ndarray, start, shape, fill) -> np.ndarray:
 
 @settings(max_examples=60)
 @given(shapes, st.tuples(*[st.integers(2, 6)] * 3), st.tuples(*[st.integers(-4, 9)] * 3), seeds)
-def test_an_unturned_patch_is_the_crop_and_outside_is_nothing(shape, size, start, seed):
+def test_an_unturned_patch_is_the_crop_and_goes_on_as_at_the_edge_without_labels(shape, size, start, seed):
     case = case_of(shape, seed)
     batch = cut_batch([case], [patch_at(start, size)], size)
-    darkest = case.image.float().min().item()
-    np.testing.assert_array_equal(
-        batch.image[0, 0], padded_crop(case.image.float().numpy(), start, size, np.float32(darkest))
-    )
+    places = [np.clip(np.arange(first, first + n), 0, length - 1) for first, n, length in zip(start, size, shape)]
+    np.testing.assert_array_equal(batch.image[0, 0], case.image.float().numpy()[np.ix_(*places)])
     for name, fill in (("annotation", IGNORE), ("superpixels", NO_SUPERPIXEL), ("expanded", IGNORE)):
         expected = padded_crop(getattr(case, name).numpy(), start, size, fill)
         np.testing.assert_array_equal(getattr(batch, name)[0], expected)
@@ -143,7 +141,7 @@ def test_everything_in_a_turned_patch_comes_from_the_same_voxel(seed, spacing):
     assert np.abs(found - wanted)[inside.numpy()].max() <= 0.5 + 1e-3
 
 
-def test_a_turned_image_is_interpolated_where_it_is_and_dark_outside():
+def test_a_turned_image_is_interpolated_where_it_is_and_goes_on_as_at_the_edge():
     shape = (7, 8, 9)
     ramp = torch.arange(7.0).view(7, 1, 1) + 2 * torch.arange(8.0).view(8, 1) - torch.arange(9.0)
     case = TrainingCase("case", Geometry(shape[::-1]), ramp.half())
@@ -155,15 +153,15 @@ def test_a_turned_image_is_interpolated_where_it_is_and_dark_outside():
     offsets = np.moveaxis(np.indices(size), 0, -1) - 1.0
     k, j, i = np.moveaxis(offsets @ matrix.T + centre, -1, 0)
     np.testing.assert_allclose(image, k + 2 * j - i, atol=1e-4)
-    far = cut_batch([case], [Patch(0, np.array([40.0, 3.4, 4.0]), matrix)], size).image
-    assert (far == case.outside).all()
+    far = cut_batch([case], [Patch(0, np.array([40.0, 3.4, 4.0]), matrix)], size).image[0, 0].numpy()
+    np.testing.assert_allclose(far, 6 + 2 * j - i, atol=1e-4)
 
 
-def test_a_single_slice_seen_in_3d_is_no_stack_of_itself():
+def test_a_single_slice_seen_in_3d_is_annotated_once():
     case = case_of((1, 6, 6))
     turned = np.array([[1.0, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]])
     batch = cut_batch([case], [Patch(0, np.array([0.0, 2.5, 2.5]), turned)], (5, 4, 4))
-    assert (batch.image[0, 0, [0, 1, 3, 4]] == case.outside).all()
+    assert (batch.annotation[0, [0, 1, 3, 4]] == IGNORE).all()
     assert (batch.superpixels[0, [0, 1, 3, 4]] == NO_SUPERPIXEL).all()
     assert (batch.superpixels[0, 2] != NO_SUPERPIXEL).all()
 
