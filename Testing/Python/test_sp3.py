@@ -1,0 +1,254 @@
+"""SP3: properties of the specification, section 4; superpixels and their propagation have files of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from method_steps import SEEDS, make_bench, probabilities
+from tiny_problem import draw_case, scribbled, train_tiny
+
+from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
+from SemiSupSegLib.learning.methods.sp3 import DynamicThreshold, Superpixels
+from SemiSupSegLib.learning.supervoxels import superpixel_mean
+from SemiSupSegLib.method_settings import SP3Settings
+
+CLASSES = st.integers(2, 4)
+
+
+def superpixels_of(p, ids):
+    return Superpixels(*superpixel_mean(p, ids)[:2])
+
+
+def refine(bench, p, batch, **changes):
+    """Labels, certainty and curves of a batch under changed settings, the thresholds as they begin."""
+    options = dataclasses.replace(bench.method.options, **changes)
+    bench.method.options = options
+    bench.method.threshold = DynamicThreshold(bench.method.plan.n_classes, options)
+    return bench.method.pseudo_labels(p, batch, bench.step)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_without_expansion_and_pseudo_labels_it_is_partial_bit_for_bit():
+    cases = [draw_case(seed) for seed in range(3)]
+    annotated = [(cases[0], scribbled(cases[0].truth, 0)), (cases[1], cases[1].truth)]
+    runs = [
+        train_tiny(method, annotated, cases[2:], 6, changes=changes)
+        for method, changes in (("partial", ()), ("sp3", ("sp3.expansion_weight=0", "sp3.pseudo_weight=0")))
+    ]
+    for name in ("student", "teacher"):
+        ours, theirs = (getattr(run, name).state_dict() for run in runs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_expansion_that_knows_nothing_costs_nothing():
+    bench = make_bench("sp3", fraction=0.0)
+    nothing = torch.full_like(bench.step.labeled.annotation, IGNORE)
+    bench.step.labeled = dataclasses.replace(bench.step.labeled, expanded=nothing)
+    assert bench.losses().parts["expanded"] == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES, st.floats(0, 1))
+def test_superpixels_of_one_voxel_change_nothing_whatever_the_threshold(seed, n_classes, tau):
+    bench = make_bench("sp3", n_classes=n_classes, dimensions=2)
+    p = probabilities(seed, n_classes, (2, 6, 6))
+    batch = dataclasses.replace(bench.step.unlabeled, superpixels=torch.arange(36).view(1, 6, 6).repeat(2, 1, 1))
+    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=tau)
+    assert torch.equal(labels, p.argmax(dim=1).to(torch.uint8))
+    assert parts["changed"] == 0
+    torch.testing.assert_close(
+        superpixels_of(p, batch.superpixels).probability, p.movedim(1, -1).reshape(-1, n_classes)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES)
+def test_names_of_superpixels_and_order_of_the_batch_change_nothing(seed, n_classes):
+    bench = make_bench("sp3", n_classes=n_classes, seed=seed)
+    p = probabilities(seed, n_classes, (2, 6, 6, 6))
+    batch = bench.step.labeled
+    names = torch.randperm(40, generator=torch.Generator().manual_seed(seed)).to(torch.int32)
+    renamed = dataclasses.replace(batch, superpixels=names[batch.superpixels.long()])
+    turned = dataclasses.replace(batch, **{f.name: getattr(batch, f.name).flip(0) for f in dataclasses.fields(batch)})
+    labels, certainty, _ = refine(bench, p, batch)
+    tau = bench.method.threshold.tau
+    for other, back in ((renamed, lambda x: x), (turned, lambda x: x.flip(0))):
+        found, weights, _ = refine(bench, back(p), other)
+        assert torch.equal(back(found), labels)
+        torch.testing.assert_close(back(weights), certainty)
+        torch.testing.assert_close(bench.method.threshold.tau, tau)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES)
+def test_superpixel_probabilities_sum_to_one_and_keep_what_is_constant(seed, n_classes):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, (2, 6, 6), generator=generator)
+    p = probabilities(seed, n_classes, (2, 6, 6))
+    mean = superpixels_of(p, ids).probability
+    torch.testing.assert_close(mean.sum(dim=1), torch.ones(len(mean)))
+    levels = probabilities(seed + 1, n_classes, (2, 5))
+    constant = torch.stack([level[:, each] for level, each in zip(levels, ids, strict=True)])
+    found = superpixels_of(constant, ids)
+    spread = torch.stack([found.on_voxels(found.probability[:, c], 0.0) for c in range(n_classes)], dim=1)
+    torch.testing.assert_close(spread, constant)
+
+
+def test_superpixels_never_mix_across_images():
+    p = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1).expand(2, 2, 3, 3)
+    found = superpixels_of(p, torch.zeros(2, 3, 3, dtype=torch.int32))
+    assert found.probability.tolist() == [[1, 0], [0, 1]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES)
+def test_threshold_above_one_refines_nothing_and_zero_makes_superpixels_homogeneous(seed, n_classes):
+    bench = make_bench("sp3", n_classes=n_classes, dimensions=2)
+    p = probabilities(seed, n_classes, (2, 6, 6))
+    batch = bench.step.unlabeled
+    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=1.5)
+    assert torch.equal(labels, p.argmax(dim=1).to(torch.uint8))
+    assert parts["beneficial"] == 0
+    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=0)
+    assert parts["beneficial"] == 1
+    for image, ids in zip(labels, batch.superpixels, strict=True):
+        assert all(len(image[ids == each].unique()) == 1 for each in ids.unique())
+
+
+def rows(*probability):
+    return Superpixels(torch.tensor(probability), torch.arange(len(probability)))
+
+
+def test_threshold_of_a_class_that_nothing_is_predicted_as_stays():
+    threshold = DynamicThreshold(3, SP3Settings())
+    superpixels = rows([0.1, 0.8, 0.1], [0.7, 0.2, 0.1])
+    threshold.update(superpixels, torch.tensor([True, True]), 0.9)
+    assert threshold.tau.tolist() == pytest.approx([0.9 / 3 + 0.07, 0.9 / 3 + 0.08, 1 / 3])
+    before = threshold.tau.clone()
+    threshold.update(superpixels, torch.tensor([False, False]), 0.9)
+    assert torch.equal(threshold.tau, before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.51, 0.94), st.floats(0.1, 0.95))
+def test_threshold_follows_a_constant_confidence_to_it(confidence, momentum):
+    threshold = DynamicThreshold(2, SP3Settings())
+    for _ in range(400):
+        threshold.update(rows([1 - confidence, confidence]), torch.tensor([True]), momentum)
+    assert threshold.value[1].item() == pytest.approx(confidence, abs=1e-4)
+
+
+def test_confidence_in_one_class_leaves_the_others_threshold():
+    found = []
+    for confidence in (0.6, 0.9):
+        threshold = DynamicThreshold(3, SP3Settings())
+        threshold.update(
+            rows([0.05, confidence, 0.95 - confidence], [0.1, 0.2, 0.7]), torch.ones(2, dtype=torch.bool), 0
+        )
+        found.append(threshold.tau)
+    assert found[0][1] < found[1][1]
+    assert found[0][2] == found[1][2]
+
+
+def test_scribbled_superpixels_do_not_move_the_thresholds():
+    bench = make_bench("sp3")
+    batch = dataclasses.replace(bench.step.labeled, expanded=torch.zeros_like(bench.step.labeled.annotation))
+    refine(bench, probabilities(0, 2, (2, 6, 6, 6)), batch)
+    assert bench.method.threshold.tau.tolist() == [0.5, 0.5]
+
+
+def test_thresholds_survive_a_checkpoint():
+    bench = make_bench("sp3")
+    bench.losses()
+    state = bench.method.state()
+    fresh = make_bench("sp3").method
+    assert fresh.state() != state
+    fresh.load_state(state)
+    assert fresh.state() == state
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_uncertainty_is_none_for_one_hot_and_full_for_a_uniform_or_divided_superpixel(n_classes):
+    eye = torch.eye(n_classes)
+    certain, uniform = eye[:1], torch.full((1, n_classes), 1 / n_classes)
+    of_voxel = torch.zeros(1)
+    assert Superpixels(certain, of_voxel).uncertainty.item() == 0
+    assert Superpixels(uniform, of_voxel).uncertainty.item() == pytest.approx(1)
+    divided = eye[[0, 1]].T.reshape(1, n_classes, 2)  # two voxels, each certain, of one superpixel
+    assert superpixels_of(divided, torch.zeros(1, 2, dtype=torch.int64)).uncertainty.item() == pytest.approx(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, CLASSES, st.floats(0.1, 1))
+def test_equal_weights_give_plain_cross_entropy_and_weight_zero_no_gradient(seed, n_classes, weight):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, n_classes, 4, 4, generator=generator).requires_grad_()
+    target = torch.randint(n_classes, (2, 4, 4), generator=generator)
+    weights = torch.full((2, 4, 4), weight)
+    torch.testing.assert_close(
+        weighted_cross_entropy(logits, target, weights).value, cross_entropy_map(logits, target).mean()
+    )
+    weights[0, 1, 2] = 0
+    weighted_cross_entropy(logits, target, weights).value.backward()
+    assert not logits.grad[0, :, 1, 2].any()
+    assert logits.grad[0, :, 1, 1].any()
+
+
+def test_annotated_and_expanded_voxels_keep_their_labels_and_count_fully():
+    bench = make_bench("sp3", "sp3.discard_others=true", scribbled=True, n_classes=3)
+    batch = bench.step.labeled
+    expanded = batch.expanded.clone()
+    expanded[0, 3] = 2
+    batch = dataclasses.replace(batch, expanded=expanded)
+    labels, certainty, _ = bench.method.pseudo_labels(probabilities(1, 3, (2, 6, 6, 6)), batch, bench.step)
+    scribbled_voxels, known = batch.annotation != IGNORE, expanded != IGNORE
+    assert torch.equal(labels[scribbled_voxels], batch.annotation[scribbled_voxels])
+    only_expanded = known & ~scribbled_voxels
+    assert torch.equal(labels[only_expanded], expanded[only_expanded])
+    assert (certainty[known] == 1).all()
+    assert ((certainty >= 0) & (certainty <= 1)).all()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes):
+    bench = make_bench("sp3", n_classes=n_classes, dimensions=dimensions, scribbled=True)
+    bench.teacher.requires_grad_(True)
+    losses = bench.losses()
+    losses.total.backward()
+    assert all(parameter.grad is None for parameter in bench.teacher.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in bench.student.parameters())
+    assert not bench.method.threshold.tau.requires_grad
+    labels, certainty, _ = bench.method.pseudo_labels(
+        torch.softmax(bench.student(bench.step.unlabeled.image), dim=1), bench.step.unlabeled, bench.step
+    )
+    assert not certainty.requires_grad
+    assert not labels.requires_grad
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "refinement=false", "discard_others=true", "dynamic_threshold=false", "uncertainty_weights=false",
+        "uncertainty_form=exponential", "largest_component=true", "expansion_weight=0",
+    ],
+)  # fmt: skip
+def test_every_part_can_be_switched(change):
+    usual, changed = (make_bench("sp3", *switches, scribbled=True) for switches in ((), (f"sp3.{change}",)))
+    for bench in (usual, changed):
+        bench.method.threshold.tau[:] = 0.6
+        bench.student.body.weight.data.mul_(3)
+        bench.teacher.classifier.weight.data.mul_(5)
+    assert usual.losses().total.item() != changed.losses().total.item()
