@@ -91,9 +91,16 @@ def write_annotation(
 def write_cropped(path: Path, annotation: Volume, schema: LabelSchema, kind: AnnotationKind) -> bool:
     """Write an annotation's smallest box with anything in it; whether there is anything."""
     nothing = IGNORE if kind == "scribble" else 0
-    used = [np.flatnonzero((annotation.array != nothing).any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
-    if not len(used[0]):
+    in_plane = np.zeros(annotation.array.shape[1:], dtype=bool)
+    slices = []
+    for k, plane in enumerate(annotation.array):
+        painted = plane != nothing
+        if painted.any():
+            slices.append(k)
+            in_plane |= painted
+    if not slices:
         return False
+    used = [slices, np.flatnonzero(in_plane.any(axis=1)), np.flatnonzero(in_plane.any(axis=0))]
     start, stop = np.array([each[0] for each in used]), np.array([each[-1] + 1 for each in used])
     cropped = annotation.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     geometry = annotation.geometry.cropped(start[::-1], (stop - start)[::-1])

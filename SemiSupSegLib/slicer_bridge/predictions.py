@@ -143,7 +143,10 @@ class PredictionStore:
             for each in self._predictions.values()
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(self.folder / _INDEX, {"schema_version": SCHEMA_VERSION, "predictions": entries})
+        body = {"schema_version": SCHEMA_VERSION, "predictions": entries}
+        write_json_atomically(
+            self.folder / _INDEX, body, durable=False
+        )  # on the main thread, and made again by predicting
 
 
 def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3) -> list[tuple[int, float]]:

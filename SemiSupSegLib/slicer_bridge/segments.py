@@ -231,7 +231,7 @@ def _classes_of(
         # Background covers nothing in a label: it is what no class covers.
         table = {value: index for value, index in table.items() if index != 0}
     classes = _looked_up(values, table)
-    return Volume(classes, layer.volume.geometry) if (classes != IGNORE).any() else None
+    return Volume(classes, layer.volume.geometry) if classes.min() != IGNORE else None
 
 
 def _class_index(segment: Segment, node: slicer.vtkMRMLSegmentationNode, schema: LabelSchema) -> int | None:
@@ -245,15 +245,16 @@ def _class_index(segment: Segment, node: slicer.vtkMRMLSegmentationNode, schema:
 
 def _looked_up(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
     """The class index of each label value, 255 for those that aren't in the table."""
-    if values.dtype == np.uint8:
-        classes = np.full(256, IGNORE, dtype=np.uint8)
-        for value, index in table.items():
-            if 0 <= value < 256:
-                classes[value] = index
-        return classes[values]
     result = np.full(values.shape, IGNORE, dtype=np.uint8)
-    for value, index in table.items():
-        result[values == value] = index
+    known = {value: index for value, index in table.items() if value > 0}
+    if not known:
+        return result
+    classes = np.full(max(known) + 2, IGNORE, dtype=np.uint8)
+    for value, index in known.items():
+        classes[value] = index
+    for k, plane in enumerate(values):
+        if plane.any():  # strokes are on few slices
+            result[k] = classes[np.clip(plane, 0, len(classes) - 1).astype(np.intp)]
     return result
 
 
@@ -272,7 +273,7 @@ def _on_grid(annotation: Volume, grid: Geometry, kind: AnnotationKind) -> list[t
         if (first >= last).any():
             return []
         inside = _resampled(annotation, grid.cropped(first, last - first), kind)
-    return [(first, inside)] if (inside != IGNORE).any() else []
+    return [(first, inside)] if inside.size and inside.min() != IGNORE else []
 
 
 def _resampled(annotation: Volume, box: Geometry, kind: AnnotationKind) -> np.ndarray:
