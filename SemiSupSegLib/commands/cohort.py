@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..cohort import Cohort, Role, create_cohort
+from ..cohort_lint import Finding, lint_cohort
 from ..progress import ProgressBar
 
 
@@ -51,14 +54,20 @@ def run(options: argparse.Namespace) -> int:
             name=options.out.stem,
             on_progress=bar.update,
         )
-        bar.update(1.0)
     cohort = cohort.save(options.out)
-    summary = summary_of(cohort)
-    print(json.dumps(summary, indent=2) if options.json else as_text(summary))
+    with ProgressBar("Checking the scans") as bar:
+        findings = lint_cohort(cohort, bar.update)
+    summary = summary_of(cohort, findings)
+    if options.json:
+        print(json.dumps(summary, indent=2))
+        return 0
+    for finding in findings:
+        print(f"{finding.severity.capitalize()}: {finding.message} {finding.remedy}", file=sys.stderr)
+    print(as_text(summary))
     return 0
 
 
-def summary_of(cohort: Cohort) -> dict[str, Any]:
+def summary_of(cohort: Cohort, findings: Sequence[Finding]) -> dict[str, Any]:
     """What ``cohort create --json`` prints."""
     training = cohort.cases_of(Role.TRAIN)
     annotated = [case for case in training if case.annotated]
@@ -72,6 +81,7 @@ def summary_of(cohort: Cohort) -> dict[str, Any]:
         "unlabeled": len(training) - len(annotated),
         "validation": len(cohort.cases_of(Role.VALIDATION)),
         "test": len(cohort.cases_of(Role.TEST)),
+        "findings": [finding.to_json() for finding in findings],
     }
 
 

@@ -249,6 +249,18 @@ def test_settings_are_listed(command):
     assert "one of" not in result.stderr
 
 
+def test_a_new_cohort_is_checked(command, scans, tmp_path):
+    image = Volume(np.zeros((4, 8, 8), np.int16), Geometry(size=(8, 8, 4)))
+    write_volume(tmp_path / "images/empty.nrrd", image)
+    write_volume(tmp_path / "labels/empty.nrrd", image)
+    arguments = ["--images", tmp_path / "images", "--labels", tmp_path / "labels", "--label-values", "ball=1"]
+    result = command("cohort", "create", tmp_path / "cohort.json", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Error: " in result.stderr
+    result = command("cohort", "create", tmp_path / "cohort.json", *arguments, "--json")
+    assert any("empty" in finding["message"] for finding in json.loads(result.stdout)["findings"])
+
+
 def test_doctor_speaks_json(command):
     result = command("doctor", "--json")
     assert result.returncode == 0, result.stdout
