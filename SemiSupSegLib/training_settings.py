@@ -108,6 +108,9 @@ class TrainingSettings(Settings):
         choices=("auto", "on", "off"),
     )
     validations: int = setting(10, "How often validation cases are predicted in a run", minimum=0, maximum=1000)
+    held_out_strokes: bool = setting(
+        False, "Without validation cases, keep a stroke a class and case out of training and measure agreement with it"
+    )
     checkpoint_minutes: float = setting(2.0, "Time between checkpoints", minimum=0.01, unit="minutes")
     threads: int = setting(0, "Threads on the CPU; 0 = all cores", minimum=0, maximum=1024)
     plan: PlanSettings = group(PlanSettings, "Overrides of the plan")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..models import Model
 from ..training_settings import TrainingSettings
 from .budget import planned_iterations
 from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint, save_tensors
+from .curves import Curves
 from .devices import choose_device, empty_cache, prepare_process
 from .fingerprint import read_fingerprint
 from .live_commands import LiveCommands
@@ -28,12 +28,10 @@ from .session import Outcome, Session
 from .trained_model import save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, load_training_data
-from .validation import NETWORKS, Validation
+from .validation import Validation
 
 _MOST_ROLLBACKS = 2
 _MOST_SHRINKS = 2
-_CURVE_POINTS = 1000
-_TIMED_STEPS = 50
 
 
 def train(session: Session) -> Outcome:
@@ -92,7 +90,7 @@ class TrainingRun:
                 self.cohort, self.settings, self.plan, self.device, self.session.folder.path,
                 on_progress=self._preparing, warn=self.session.warn,
             )  # fmt: skip
-            self.validation = Validation(self.data.validation, self.settings.validations)
+            self.validation = Validation(self.data, self.settings.validations)
             self._train()
         except Stopped:
             return Outcome()
@@ -174,49 +172,28 @@ class TrainingRun:
     # The loop -----------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        session = self.session
+        session, curves = self.session, Curves(self.session, self.iterations)
         saved = time.monotonic()
-        self.step_seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
-        collected: list[dict[str, float]] = []
-        every = max(1, self.iterations // _CURVE_POINTS)
         while self.trainer.iteration < self.iterations:
             self.commands.obey()
             if session.stop is not None:
                 break
             begun = time.monotonic()
             values = self.trainer.step()
-            self.step_seconds.append(time.monotonic() - begun)
-            self.seconds += self.step_seconds[-1]
+            seconds = time.monotonic() - begun
+            self.seconds += seconds
             if not is_finite(values):
+                curves.forget()
                 self._roll_back()
-                collected = []
                 continue
-            iteration = self.trainer.iteration
-            session.heartbeat(iteration)
-            collected.append(values)
-            if len(collected) >= every or iteration == self.iterations:
-                session.emit("metric", iteration=iteration, values=_means(collected))
-                collected = []
-                self._report_progress()
-            if self.validation.is_due(iteration, self.iterations):
+            session.heartbeat(self.trainer.iteration)
+            curves.add(self.trainer, values, seconds)
+            if self.validation.is_due(self.trainer.iteration, self.iterations):
                 self._validate()
             if time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
                 self.save_checkpoint()
                 saved = time.monotonic()
         self.save_checkpoint()
-
-    def _report_progress(self) -> None:
-        trainer = self.trainer
-        alone = trainer.method.uses_unlabeled and trainer.method.composition(trainer.fraction).unlabeled == 0
-        seconds = float(np.mean(self.step_seconds)) * (self.iterations - trainer.iteration)
-        self.session.emit(
-            "progress",
-            stage="Training on annotations" if alone else "Training",
-            fraction=trainer.fraction,
-            iteration=trainer.iteration,
-            iterations=self.iterations,
-            seconds_left=round(seconds, 1),
-        )
 
     def save_checkpoint(self) -> Path:
         """Write everything down that going on needs; raises `SemiSupSegError` where the disk is full."""
@@ -274,20 +251,20 @@ class TrainingRun:
         return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device)
 
     def _validate(self) -> None:
-        """Dice of student and teacher; the better one is kept whenever it is the best so far."""
+        """Dice of student and teacher, of which the best so far is kept; or agreement with held-out strokes."""
+        iteration = self.trainer.iteration
         try:
-            dice = {name: self.validation.dice(self.predictor(name), self.stop_if_asked) for name in NETWORKS}
+            dice = self.validation.dice(self.predictor, self.stop_if_asked)
+            agreement = self.validation.agreement(self.predictor, self.stop_if_asked)
         except Stopped:  # the loop sees it, too, and saves a checkpoint
             return
-        dice = {name: value for name, value in dice.items() if np.isfinite(value)}
-        if not dice:
-            return
-        iteration = self.trainer.iteration
-        self.session.emit(
-            "metric", iteration=iteration, values={f"validation dice {name}": value for name, value in dice.items()}
-        )
-        winner = max(dice, key=dice.get)
-        if self.best is None or dice[winner] > self.best["dice"]:
+        values = {f"validation dice {name}": value for name, value in dice.items()}
+        if agreement is not None:
+            values["held-out agreement"] = agreement
+        if values:
+            self.session.emit("metric", iteration=iteration, values=values)
+        if dice and (self.best is None or max(dice.values()) > self.best["dice"]):
+            winner = max(dice, key=dice.get)
             folder = self.session.folder.model
             folder.mkdir(parents=True, exist_ok=True)
             save_tensors(folder / "best.safetensors", getattr(self.trainer, winner).state_dict())
@@ -306,8 +283,3 @@ class TrainingRun:
             references=self.data.dense_cases,
         )
         return Outcome(files=files, iteration=self.trainer.iteration)
-
-
-def _means(collected: list[dict[str, float]]) -> dict[str, float]:
-    names = {name for values in collected for name in values}
-    return {name: float(np.mean([values[name] for values in collected if name in values])) for name in sorted(names)}

@@ -19,6 +19,7 @@ from .cases import (
     superpixel_cache,
 )
 from .devices import empty_cache
+from .held_out_strokes import HeldOutStrokes
 from .memory import is_out_of_memory
 from .methods import METHODS
 from .plan import Plan
@@ -49,6 +50,8 @@ class TrainingData:
     ----------
     cases, validation : list of TrainingCase
         In the cohort's order.
+    held_out : HeldOutStrokes or None
+        Strokes that are measured instead of validation cases, where settings ask for it.
     superpixels : SuperpixelPreparation or None
         For methods that use them.
     """
@@ -72,6 +75,14 @@ class TrainingData:
         self.cases = load_training_cases(
             cohort, plan, device, annotations=self.annotations, unlabeled=method.uses_unlabeled, on_progress=on_progress
         )
+        self.validation: list[TrainingCase] = []
+        if settings.validations > 0:
+            self.validation = load_validation_cases(cohort, plan, device, on_progress=on_progress)
+        self.held_out: HeldOutStrokes | None = None
+        if settings.held_out_strokes and settings.validations > 0 and not self.validation:
+            self.held_out = HeldOutStrokes(settings.seed)
+            for case in self.cases:
+                self.held_out.take(case)
         self.superpixels: SuperpixelPreparation | None = None
         if method.uses_superpixels:
             cache = superpixel_cache(cohort, run_folder)
@@ -79,9 +90,6 @@ class TrainingData:
             for index, case in enumerate(self.cases):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
                 self.superpixels.prepare(case)
-        self.validation: list[TrainingCase] = []
-        if settings.validations > 0:
-            self.validation = load_validation_cases(cohort, plan, device, on_progress=on_progress)
 
     @property
     def dense_cases(self) -> list[TrainingCase]:
@@ -113,6 +121,8 @@ class TrainingData:
                     code=ErrorCode.NO_ANNOTATION,
                 )
             case.annotate(labels, is_dense=is_dense)
+            if self.held_out is not None:
+                self.held_out.take(case)
             if self.superpixels is not None:
                 self.superpixels.expand(case)
         self.cohort = cohort
@@ -124,6 +134,8 @@ class TrainingData:
 
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:
         """Take in a case at its place in the cohort's order, as a resumed training has it."""
+        if self.held_out is not None:
+            self.held_out.take(case)
         if self.superpixels is not None:
             self.superpixels.prepare(case)
         order = {each.id: index for index, each in enumerate(cohort.cases)}

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..labels import IGNORE
-from .cases import TrainingCase
 from .prediction import Predictor
+from .training_data import TrainingData
 
 NETWORKS = ("teacher", "student")
 """Networks that are validated; of equally good ones the first counts."""
 
 
-@dataclass(frozen=True)
 class Validation:
-    """The validation cases and how often they are predicted.
+    """Measures a training on its validation cases or, where it has none, on strokes that are held out.
 
     Parameters
     ----------
-    cases : sequence of TrainingCase
-        On the plan's grid, with their dense labels.
+    data : TrainingData
+        Its validation cases lie on the plan's grid with their dense labels.
     times : int
         How often in a whole training, at equal distances, the last time after its last iteration.
     """
 
-    cases: Sequence[TrainingCase]
-    times: int
+    def __init__(self, data: TrainingData, times: int):
+        self.data = data
+        self.times = times
 
     def is_due(self, iteration: int, iterations: int) -> bool:
         """Whether to validate after this iteration of so many."""
-        return bool(self.cases) and iteration * self.times // iterations > (iteration - 1) * self.times // iterations
+        if not self.data.validation and self.data.held_out is None:
+            return False
+        return iteration * self.times // iterations > (iteration - 1) * self.times // iterations
 
-    def dice(self, predictor: Predictor, on_window: Callable[[float], None]) -> float:
-        """Mean over the cases of their mean Dice, on the plan's grid; NaN where no case shows any structure."""
-        n_classes = predictor.plan.n_classes
+    def dice(self, predictor_of: Callable[[str], Predictor], on_window: Callable[[float], None]) -> dict[str, float]:
+        """Mean Dice over the cases by network; empty where no case shows any structure."""
+        scores = {name: self._dice(predictor_of(name), on_window) for name in NETWORKS if self.data.validation}
+        return {name: score for name, score in scores.items() if np.isfinite(score)}
+
+    def agreement(self, predictor_of: Callable[[str], Predictor], on_window: Callable[[float], None]) -> float | None:
+        """Agreement of the teacher with held-out strokes; None where there are none."""
+        held_out = self.data.held_out
+        if held_out is None or not held_out.exist:
+            return None
+        images = {case.id: case.image for case in self.data.cases}
+        return held_out.agreement(predictor_of("teacher"), images, on_window)
+
+    def _dice(self, predictor: Predictor, on_window: Callable[[float], None]) -> float:
         scores = []
-        for case in self.cases:
+        for case in self.data.validation:
             probabilities = predictor.on_plan_grid(case.image.to(predictor.device), on_window)
             labels = probabilities.argmax(dim=0).to(case.annotation.device)
-            scores.append(dice_on_annotated(labels, case.annotation, n_classes))
+            scores.append(dice_on_annotated(labels, case.annotation, predictor.plan.n_classes))
         known = [score for score in scores if not np.isnan(score)]
         return float(np.mean(known)) if known else float("nan")
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -644,12 +645,14 @@ def test_a_cohort_that_only_tests_has_nothing_to_train(tmp_path):
 
 @pytest.mark.parametrize(("iterations", "times"), [(7, 3), (8, 2), (10, 10), (5, 9), (1000, 7), (49, 49)])
 def test_validations_are_spread_evenly_and_the_last_is_at_the_end(iterations, times):
-    validation = Validation([object()], times)
+    data = SimpleNamespace(validation=[object()], held_out=None)
+    validation = Validation(data, times)
     due = [iteration for iteration in range(1, iterations + 1) if validation.is_due(iteration, iterations)]
     assert len(due) == min(times, iterations)
     assert due[-1] == iterations
     assert np.ptp(np.diff([0, *due])) <= 1
-    assert not Validation([], times).is_due(iterations, iterations)
+    data.validation = []
+    assert not validation.is_due(iterations, iterations)
 
 
 def test_dice_counts_annotated_voxels_and_shown_classes_only():
@@ -657,3 +660,17 @@ def test_dice_counts_annotated_voxels_and_shown_classes_only():
     labels = torch.tensor([[0, 1, 0, 1, 2, 2]])
     assert dice_on_annotated(labels, truth, 3) == pytest.approx(2 * 1 / (1 + 2))
     assert math.isnan(dice_on_annotated(labels, torch.full_like(truth, 255), 3))
+
+
+def test_without_validation_cases_strokes_may_be_held_out_and_measured(tmp_path):
+    cohort = make_phantom_cohort(tmp_path / "c", n_cases=3, shape=(16, 24, 24), n_scribbled=2, n_test=0)
+    folder = new_run(tmp_path, cohort, "method=sp3", "held_out_strokes=true", "validations=4")
+    assert work(folder, {5: sending("cancel")})[0] == 3
+    assert work(folder)[0] == 0
+    curve = folder.metrics()["held-out agreement"]
+    assert [iteration for iteration, _ in curve] == [2, 4, 6, 8]
+    assert all(0 <= value <= 1 for _, value in curve)
+    whole = new_run(tmp_path / "whole", cohort, "method=sp3", "held_out_strokes=true", "validations=4")
+    work(whole)
+    assert_equal_weights(folder, whole)
+    assert Model.load(folder.path).recommended == "teacher"

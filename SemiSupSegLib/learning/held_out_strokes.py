@@ -1,0 +1,86 @@
+"""Strokes kept out of training, so that a run without validation cases can tell whether it still gets better."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ..labels import IGNORE
+from .cases import TrainingCase
+from .prediction import Predictor
+
+_FEWEST_STROKES = 3
+_LARGEST_SHARE = 1 / 3
+
+
+class HeldOutStrokes:
+    """At most one stroke of each class and case; only where the class has several, and little of what it has.
+
+    Parameters
+    ----------
+    seed : int
+        Decides which: the same ones after a resume.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.of_case: dict[str, np.ndarray] = {}
+
+    def take(self, case: TrainingCase) -> None:
+        """Take strokes out of a case's annotation; one that was changed loses those again that are still in it."""
+        if case.annotation is None or case.is_dense:
+            return
+        annotation = case.annotation.cpu().numpy()
+        if case.id in self.of_case:
+            before = self.of_case[case.id]
+            held = np.where(annotation == before, before, IGNORE).astype(np.uint8)
+        else:
+            numbers = np.random.default_rng((self.seed, zlib.crc32(case.id.encode())))
+            held = choose_strokes(annotation, numbers)
+        self.of_case[case.id] = held
+        case.annotate(np.where(held == IGNORE, annotation, np.uint8(IGNORE)))
+
+    @property
+    def exist(self) -> bool:
+        """Whether there is anything to measure."""
+        return any((held != IGNORE).any() for held in self.of_case.values())
+
+    def agreement(
+        self, predictor: Predictor, images: Mapping[str, torch.Tensor], on_window: Callable[[float], None]
+    ) -> float:
+        """Share of held-out voxels that are predicted right, averaged over classes.
+
+        Parameters
+        ----------
+        images : mapping of str to torch.Tensor
+            The cases' images on the plan's grid.
+        """
+        right, total = np.zeros(IGNORE), np.zeros(IGNORE)
+        for name, held in self.of_case.items():
+            known = held != IGNORE
+            if not known.any():
+                continue
+            labels = predictor.on_plan_grid(images[name].to(predictor.device), on_window).argmax(dim=0).cpu().numpy()
+            total += np.bincount(held[known], minlength=IGNORE)
+            right += np.bincount(held[known & (labels == held)], minlength=IGNORE)
+        return float((right[total > 0] / total[total > 0]).mean()) if total.any() else float("nan")
+
+
+def choose_strokes(annotation: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
+    """The strokes to hold out, 255 elsewhere.
+
+    A stroke is a component of a class, corners connect. A class of fewer than three strokes keeps all; else one of them
+    is drawn that has at most a third of the class's voxels.
+    """
+    held = np.full_like(annotation, IGNORE)
+    for label in np.flatnonzero(np.bincount(annotation.ravel(), minlength=256)[:IGNORE]):
+        strokes, count = ndimage.label(annotation == label, structure=np.ones((3,) * annotation.ndim))
+        if count >= _FEWEST_STROKES:
+            sizes = np.bincount(strokes.ravel())[1:]
+            small = np.flatnonzero(sizes <= sizes.sum() * _LARGEST_SHARE)
+            held[strokes == 1 + numbers.choice(small)] = label
+    return held
