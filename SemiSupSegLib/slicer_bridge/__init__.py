@@ -2,6 +2,6 @@
 
 From the voxels up: ``nodes`` (volume nodes), ``segments`` (segmentation nodes read), ``results`` (nodes made) and
 ``plots``; ``cohort_nodes`` and ``cohort_scene`` (cases in and out of the scene), ``predictions`` and
-``prediction_scene``; ``compute``, ``jobs`` and ``shelf`` (workers, runs, models); and ``project``, which is all of it in
+``prediction_scene``; ``compute``, ``jobs`` and ``shelf`` (workers, runs, models); and ``project``: all of it, in
 a few calls.
 """
