@@ -6,7 +6,6 @@ import copy
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..cohort import Cohort
