@@ -29,7 +29,9 @@ class SP3Settings(Settings):
     threshold_maximum: float = setting(0.95, "Upper clip of the dynamic threshold", minimum=0, maximum=1)
     uncertainty_weights: bool = setting(True, "Weigh pseudo-labels by their superpixel's certainty")
     uncertainty_form: str = setting("linear", "1 - u, or exp(-u)", choices=("linear", "exponential"))
-    largest_component: bool = setting(False, "Keep the largest component of each pseudo-labelled class in a patch")
+    largest_component: bool = setting(
+        True, "Pseudo-labels keep the largest component of the classes of which predictions keep it"
+    )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class TeacherSettings(Settings):
 class ScheduleSettings(Settings):
     """When the unlabeled branch joins, as fractions of the whole training."""
 
-    unlabeled_start: float = setting(0.4, "Training on annotations alone until then", minimum=0, maximum=1)
+    unlabeled_start: float = setting(0.3, "Training on annotations alone until then", minimum=0, maximum=1)
     unlabeled_ramp: float = setting(0.1, "Length of the unlabeled branch's ramp", minimum=0, maximum=1)
 
 
@@ -104,8 +104,8 @@ class TrainingSettings(Settings):
     deep_supervision: bool = setting(False, "Losses on coarser levels of the network too")
     largest_component: str = setting(
         "auto",
-        "Keep each class's largest component: auto = where every dense label has just one",
-        choices=("auto", "on", "off"),
+        "Keep the largest component of: auto (classes of which every dense label has just one), on (all), off, or "
+        "classes by name, separated by commas",
     )
     validations: int = setting(10, "How often validation cases are predicted in a run", minimum=0, maximum=1000)
     held_out_strokes: bool = setting(

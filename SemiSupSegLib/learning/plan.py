@@ -85,6 +85,8 @@ class Plan:
         What `networks.build_network` takes; strides in array order (k, j, i), or (j, i) in 2D.
     n_classes : int
         Background included.
+    largest_component : tuple of int
+        Classes that are one piece: predictions, and pseudo-labels that ask for it, keep their largest component.
     """
 
     dimensions: int
@@ -101,6 +103,7 @@ class Plan:
     n_classes: int
     dropout_everywhere: bool = False
     deep_supervision: bool = False
+    largest_component: tuple[int, ...] = ()
 
     @property
     def patch_shape(self) -> tuple[int, int, int]:
@@ -137,8 +140,8 @@ class Plan:
         try:
             values = dict(body)
             values["normalisation"] = Normalisation(**values["normalisation"])
-            for key in ("spacing", "patch", "features"):
-                values[key] = tuple(values[key])
+            for key in ("spacing", "patch", "features", "largest_component"):
+                values[key] = tuple(values.get(key, ()))
             values["strides"] = tuple(tuple(stride) for stride in values["strides"])
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
@@ -200,7 +203,7 @@ def derive_plan(
         precision = "bfloat16" if prefers_bfloat16(device) else "float32"
     norm = chosen.norm
     if norm == "auto":
-        norm = "batch" if network == "vnet" else "instance"
+        norm = "batch"
     return Plan(
         dimensions=dimensions,
         spacing=tuple(float(round(value, 4)) for value in (spacing if dimensions == 3 else (*spacing[:2], 0.0))),

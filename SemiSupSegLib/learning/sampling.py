@@ -134,7 +134,8 @@ def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_sha
     """The patches' voxels.
 
     Images are interpolated linearly, everything else takes the nearest voxel. Beyond the image, images continue as at
-    their edge (a step to black there would be an edge to learn), annotations with 255 and superpixels with `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
+    their edge (a step to black there would be an edge to learn), annotations with 255 and superpixels with
+    `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
     """
     columns = [_cut(cases[patch.case], patch, tuple(patch_shape)) for patch in patches]
     image, annotation, superpixels, expanded = (
@@ -157,10 +158,7 @@ def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple
         labels = torch.full(shape, IGNORE, dtype=torch.uint8, device=case.image.device)
     else:
         labels = _taken(annotation, index, inside, IGNORE)
-    if patch.is_aligned:
-        image = case.image.reshape(-1)[index].float()
-    else:
-        image = _interpolated(case, coordinates)
+    image = case.image.reshape(-1)[index].float() if patch.is_aligned else _interpolated(case, coordinates)
     superpixels = None if case.superpixels is None else _taken(case.superpixels, index, inside, NO_SUPERPIXEL)
     if case.superpixels is None:
         expanded = None

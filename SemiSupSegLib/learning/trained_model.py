@@ -27,7 +27,6 @@ def save_model(
     schema: LabelSchema,
     seconds: float,
     best: dict[str, float] | None,
-    references: Sequence[TrainingCase],
 ) -> tuple[Path, ...]:
     """Write a model, its description last.
 
@@ -41,8 +40,6 @@ def save_model(
         Time that the training took.
     best : dict or None
         ``dice`` and ``iteration`` of the network that was best on validation cases; it is then the recommended one.
-    references : sequence of TrainingCase
-        Cases with dense labels, which tell the classes that are one piece.
 
     Returns
     -------
@@ -61,7 +58,7 @@ def save_model(
         method=settings.method,
         plan=trainer.plan.to_json(),
         recommended="best" if best is not None else "teacher",
-        largest_component=_cleaned_classes(settings.largest_component, references, schema.n_classes),
+        largest_component=trainer.plan.largest_component,
         mirror=settings.augmentation.mirror,
         summary={
             "iterations": trainer.iteration,
@@ -85,11 +82,21 @@ def versions() -> dict[str, str]:
             "numpy": np.__version__, "system": platform.system()}  # fmt: skip
 
 
-def _cleaned_classes(wish: str, references: Sequence[TrainingCase], n_classes: int) -> tuple[int, ...]:
-    """Classes of which predictions keep the largest component only; with "auto", those that are always one piece."""
-    classes = tuple(range(1, n_classes))
-    if wish != "auto":
+def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[TrainingCase]) -> tuple[int, ...]:
+    """Classes of which the largest component only is kept.
+
+    Parameters
+    ----------
+    wish : str
+        ``auto`` (the classes that are one piece in every dense label), ``on``, ``off``, or classes by name.
+    references : sequence of TrainingCase
+        Cases with dense labels.
+    """
+    classes = tuple(range(1, schema.n_classes))
+    if wish in ("on", "off"):
         return classes if wish == "on" else ()
+    if wish != "auto":
+        return tuple(sorted(schema.index_of(name.strip()) for name in wish.split(",")))
     labels = [case.annotation.cpu().numpy() for case in references]
     shown = {label for label in classes if any((each == label).any() for each in labels)}
     return tuple(label for label in classes if label in shown and all(_is_one_piece(each, label) for each in labels))

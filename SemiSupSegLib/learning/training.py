@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from .methods import METHODS
 from .plan import Plan, derive_plan
 from .prediction import Predictor, Stopped
 from .session import Outcome, Session
-from .trained_model import save_model, versions
+from .trained_model import one_piece_classes, save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, load_training_data
 from .validation import Validation
@@ -89,6 +90,8 @@ class TrainingRun:
                 self.cohort, self.settings, self.plan, self.device, self.session.folder.path,
                 on_progress=self._preparing, warn=self.session.warn,
             )  # fmt: skip
+            if self.iterations is None:
+                self.plan = replace(self.plan, largest_component=self._one_piece_classes())
             self.validation = Validation(self.data, self.settings.validations)
             self._train()
         except Stopped:
@@ -105,6 +108,9 @@ class TrainingRun:
             self.device,
             **self.method_class.network_needs(self.settings),
         )
+
+    def _one_piece_classes(self) -> tuple[int, ...]:
+        return one_piece_classes(self.settings.largest_component, self.cohort.schema, self.data.dense_cases)
 
     def _preparing(self, fraction: float, text: str) -> None:
         self.stop_if_asked()
@@ -279,6 +285,5 @@ class TrainingRun:
             schema=self.cohort.schema,
             seconds=self.seconds,
             best=self.best,
-            references=self.data.dense_cases,
         )
         return Outcome(files=files, iteration=self.trainer.iteration)

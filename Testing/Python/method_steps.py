@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,11 +63,13 @@ def make_bench(
     scribbled: bool = False,
     fraction: float = 0.7,
     seed: int = 0,
+    one_piece: tuple[int, ...] = (),
 ) -> Bench:
     """A step at a share of the training, on random images; every class is annotated in every labeled patch."""
     torch.manual_seed(seed)
     settings = tiny_settings(method, seed, changes)
     plan = tiny_plan(n_classes, SIZE, dimensions=dimensions, features=(4,), strides=(), batch_size=batch)
+    plan = replace(plan, largest_component=one_piece)
     student, teacher = (TinyNetwork(n_classes, dimensions, dropout) for _ in range(2))
     teacher.requires_grad_(False)
     spatial = (SIZE,) * dimensions

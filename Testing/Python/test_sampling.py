@@ -62,7 +62,8 @@ def padded_crop(array: np.ndarray, start, shape, fill) -> np.ndarray:
 def test_an_unturned_patch_is_the_crop_and_goes_on_as_at_the_edge_without_labels(shape, size, start, seed):
     case = case_of(shape, seed)
     batch = cut_batch([case], [patch_at(start, size)], size)
-    places = [np.clip(np.arange(first, first + n), 0, length - 1) for first, n, length in zip(start, size, shape)]
+    edges = zip(start, size, shape, strict=True)
+    places = [np.clip(np.arange(first, first + n), 0, length - 1) for first, n, length in edges]
     np.testing.assert_array_equal(batch.image[0, 0], case.image.float().numpy()[np.ix_(*places)])
     for name, fill in (("annotation", IGNORE), ("superpixels", NO_SUPERPIXEL), ("expanded", IGNORE)):
         expected = padded_crop(getattr(case, name).numpy(), start, size, fill)

@@ -13,7 +13,7 @@ from tiny_problem import draw_case, scribbled, train_tiny
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
-from SemiSupSegLib.learning.methods.sp3 import DynamicThreshold, Superpixels
+from SemiSupSegLib.learning.methods.sp3 import DynamicThreshold, Superpixels, largest_components
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
 
@@ -242,13 +242,29 @@ def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes
     "change",
     [
         "refinement=false", "discard_others=true", "dynamic_threshold=false", "uncertainty_weights=false",
-        "uncertainty_form=exponential", "largest_component=true", "expansion_weight=0",
+        "uncertainty_form=exponential", "largest_component=false", "expansion_weight=0",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):
-    usual, changed = (make_bench("sp3", *switches, scribbled=True) for switches in ((), (f"sp3.{change}",)))
+    usual, changed = (
+        make_bench("sp3", *switches, scribbled=True, one_piece=(1,)) for switches in ((), (f"sp3.{change}",))
+    )
     for bench in (usual, changed):
         bench.method.threshold.tau[:] = 0.6
         bench.student.body.weight.data.mul_(3)
         bench.teacher.classifier.weight.data.mul_(5)
     assert usual.losses().total.item() != changed.losses().total.item()
+
+
+def test_pseudo_labels_lose_what_is_not_one_piece_and_mark_what_may_be_connected_outside():
+    labels = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    labels[0, 2:6, 2:6] = 1  # the piece that stays
+    labels[0, 7, 7] = 1  # inside the patch, so certainly another piece
+    labels[0, 0, 0:2] = 1  # at the border, so perhaps connected outside
+    labels[0, 7, 2] = 2  # a class that may have any number of pieces
+    labels[0, 2, 7] = 2
+    cleaned, doubtful = largest_components(labels, (1,))
+    expected = labels.clone()
+    expected[0, 7, 7] = expected[0, 0, 0:2] = 0
+    assert torch.equal(cleaned, expected)
+    assert doubtful.nonzero().tolist() == [[0, 0, 0], [0, 0, 1]]

@@ -182,7 +182,8 @@ def test_a_warm_start_begins_with_an_earlier_model(cohort, tmp_path, finished):
     assert work(folder)[0] == 0
     best = load_file(earlier.model / "best.safetensors")
     student = load_file(folder.model / "student.safetensors")
-    assert all(torch.allclose(best[name], student[name], atol=1e-4) for name in best)
+    weights = [name for name in best if "running" not in name and "batches" not in name]  # statistics follow the step
+    assert all(torch.allclose(best[name], student[name], atol=1e-4) for name in weights)
 
 
 def test_classes_that_are_one_piece_in_every_dense_label_are_cleaned_by_default(cohort, tmp_path):

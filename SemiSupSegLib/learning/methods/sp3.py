@@ -9,6 +9,7 @@ worked out here is this project's own.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,7 @@ class SP3(Method):
         super().__init__(settings, plan)
         self.options = settings.sp3
         self.threshold = DynamicThreshold(plan.n_classes, self.options)
+        self.one_piece = plan.largest_component if self.options.largest_component else ()
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.pseudo_weight > 0 else 0.0
@@ -172,15 +174,15 @@ class SP3(Method):
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
         plain = teacher.argmax(dim=1).to(torch.uint8)
         doubtful = torch.zeros_like(plain, dtype=torch.bool)
-        if self.options.largest_component:
-            plain, doubtful = largest_components(plain, self.plan.n_classes)
+        if self.one_piece:
+            plain, doubtful = largest_components(plain, self.one_piece)
         labels = plain
         beneficial = self.threshold.beneficial(superpixels)
         chosen = superpixels.on_voxels(beneficial, False)
         if self.options.refinement:
             agreed = superpixels.on_voxels(superpixels.label, 0).to(torch.uint8)
-            if self.options.largest_component:
-                agreed, cut = largest_components(torch.where(chosen, agreed, plain), self.plan.n_classes)
+            if self.one_piece:
+                agreed, cut = largest_components(torch.where(chosen, agreed, plain), self.one_piece)
                 doubtful |= cut
             labels = torch.where(chosen, agreed, labels)
         certainty = torch.ones_like(teacher[:, 0])
@@ -215,8 +217,8 @@ class SP3(Method):
         self.threshold.tau = torch.tensor(state["tau"], dtype=torch.float64)
 
 
-def largest_components(labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Pseudo-labels in which each class keeps its largest component in a patch.
+def largest_components(labels: Tensor, classes: Iterable[int]) -> tuple[Tensor, Tensor]:
+    """Pseudo-labels in which some classes keep their largest component in a patch.
 
     What else lies wholly inside the patch becomes background. What touches the patch's border may be connected outside,
     so nobody knows: it becomes background too, but is marked.
@@ -225,6 +227,8 @@ def largest_components(labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     ----------
     labels : torch.Tensor
         ``(B, *spatial)`` uint8.
+    classes : iterable of int
+        The classes that are one piece.
 
     Returns
     -------
@@ -235,7 +239,7 @@ def largest_components(labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """
     cleaned, doubtful = labels.cpu().numpy().copy(), np.zeros(labels.shape, dtype=bool)
     for sample, doubt in zip(cleaned, doubtful, strict=True):
-        for label in range(1, n_classes):
+        for label in classes:
             components, n_components = scipy.ndimage.label(sample == label)
             if n_components < 2:
                 continue
