@@ -1,21 +1,29 @@
 import sys
 from pathlib import Path
 
+import qt
+import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
-    ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 try:
     import SemiSupSegLib
 except ImportError:
     # In a source checkout Slicer knows this folder only; the library lies beside it.
     sys.path.append(str(Path(__file__).resolve().parent.parent))
-    import SemiSupSegLib
+
+from SemiSupSegModuleLib.logic import SemiSupSegLogic
+from SemiSupSegModuleLib.parameters import rememberCohort
+
+POLL_MILLISECONDS = 80
+
+RELOADED = ("SemiSupSegLib", "SemiSupSegModuleLib", "SemiSupSegWidgets")
+"""Packages of this extension; the effect isn't among them, since Slicer can't register one twice."""
 
 
 class SemiSupSeg(ScriptedLoadableModule):
@@ -25,7 +33,7 @@ class SemiSupSeg(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Semi-Supervised Segmentation")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["SegmentEditor", "Segmentations", "Plots"]
         self.parent.contributors = ["SemiSupSeg contributors"]
         self.parent.helpText = _(
             "Train a segmentation model of your own from scribbles on a few scans and from the scans that nobody "
@@ -36,30 +44,162 @@ class SemiSupSeg(ScriptedLoadableModule):
             "The methods follow SP3 (arXiv 2411.11636), SGRS (arXiv 2411.04493) and "
             "Embedding Matching (arXiv 2407.04638)."
         )
+        slicer.app.connect("startupCompleted()", onStartupCompleted)
 
 
-class SemiSupSegWidget(ScriptedLoadableModuleWidget):
-    """The module's panel."""
+def onStartupCompleted() -> None:
+    """What has to wait for Slicer's other modules."""
+    from SemiSupSegWidgets.sampleCohort import registerSampleData
+    from SemiSupSegWidgets.superpixelsEffect import registerSuperpixelsEffect
+
+    registerSampleData()
+    registerSuperpixelsEffect()
+
+
+class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Five panels in the order of the work, one open at a time."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self._isReloading = False
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
+        from SemiSupSegWidgets.Accordion import Accordion
+        from SemiSupSegWidgets.AnnotatePanel import AnnotatePanel
+        from SemiSupSegWidgets.CloseGuard import CloseGuard
+        from SemiSupSegWidgets.CohortPanel import CohortPanel
+        from SemiSupSegWidgets.Desk import Desk
+        from SemiSupSegWidgets.ResultsPanel import ResultsPanel
+        from SemiSupSegWidgets.SetupPanel import SetupPanel
+        from SemiSupSegWidgets.TrainPanel import TrainPanel
+
         self.logic = SemiSupSegLogic()
+        self.desk = Desk(self.logic)
+        self.accordion = Accordion(self.layout)
+        self.desk.openPanel = self.accordion.open
+        for title, kind in (
+            (_("Setup"), SetupPanel),
+            (_("Cohort"), CohortPanel),
+            (_("Annotate"), AnnotatePanel),
+            (_("Train"), TrainPanel),
+            (_("Results"), ResultsPanel),
+        ):
+            panel = kind(self.desk)
+            self.desk.panels.append(panel)
+            self.accordion.add(title, panel)
+        self.layout.addStretch(1)
 
+        for event, slot in (
+            (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
+            (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
+            (slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave),
+            (slicer.mrmlScene.NodeAddedEvent, self.onNodesChanged),
+            (slicer.mrmlScene.NodeRemovedEvent, self.onNodesChanged),
+        ):
+            self.addObserver(slicer.mrmlScene, event, slot)
+        self.closeGuard = CloseGuard(self.logic)
+        if slicer.util.mainWindow() is not None:
+            slicer.util.mainWindow().installEventFilter(self.closeGuard)
+        slicer.app.connect("aboutToQuit()", self.onAboutToQuit)
 
-class SemiSupSegLogic(ScriptedLoadableModuleLogic):
-    """What the panel does, without the panel."""
+        self.pollTimer = qt.QTimer()
+        self.pollTimer.setInterval(POLL_MILLISECONDS)
+        self.pollTimer.connect("timeout()", self.onPoll)
+        self.pollTimer.start()
+        self.accordion.open("CohortPanel")
+        self.openCohortOfScene()
+        self.desk.refresh()
 
-    @property
-    def version(self) -> str:
-        return SemiSupSegLib.__version__
+    def onPoll(self) -> None:
+        """Take in what the jobs say."""
+        self.desk.panel("SetupPanel").pollTask()
+        self.desk.poll()
 
+    # Coming and going ------------------------------------------------------------------------------------------------
 
-class SemiSupSegTest(ScriptedLoadableModuleTest):
-    """Run by ctest and by the Reload and Test button."""
+    def enter(self) -> None:
+        """The module is shown."""
+        self.accordion.enter()
+        self.desk.refresh(cards=True)
 
-    def runTest(self):
-        self.test_torch_stays_out_of_slicer()
+    def exit(self) -> None:
+        """Another module is shown; jobs go on, and strokes are written."""
+        self.accordion.exit()
 
-    def test_torch_stays_out_of_slicer(self):
-        self.assertTrue(SemiSupSegLogic().version)
-        self.assertNotIn("torch", sys.modules)
+    def cleanup(self) -> None:
+        """Slicer quits, or the module is reloaded: then trainings go on, and are found again."""
+        slicer.app.disconnect("aboutToQuit()", self.onAboutToQuit)
+        self._leave(keepRunning=self._isReloading)
+
+    def onAboutToQuit(self) -> None:
+        """Slicer quits without having asked, as in a script: attached jobs stop with a checkpoint."""
+        self._leave(keepRunning=False)
+
+    def _leave(self, keepRunning: bool) -> None:
+        self.pollTimer.stop()
+        self.desk.close()
+        self.removeObservers()
+        if slicer.util.mainWindow() is not None:
+            slicer.util.mainWindow().removeEventFilter(self.closeGuard)
+        with self.desk.attempt(waitCursor=False):
+            self.logic.closeCohort(keepRunning=keepRunning)
+        while self.desk.panels:
+            self.desk.panels.pop().cleanup()
+
+    def onReload(self) -> None:
+        """Reload all of the extension's Python, not only this file."""
+        self._isReloading = True
+        for name in [name for name in sys.modules if name.partition(".")[0] in RELOADED]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    # The scene -------------------------------------------------------------------------------------------------------
+
+    def onNodesChanged(self, caller=None, event=None) -> None:
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self.desk.refresh()
+
+    def onSceneStartClose(self, caller=None, event=None) -> None:
+        with self.desk.attempt(waitCursor=False):
+            self.logic.onSceneStartClose()
+        for panel in self.desk.panels:
+            panel.onSceneStartClose()
+
+    def onSceneEndClose(self, caller=None, event=None) -> None:
+        self._rememberCohort()
+        for panel in self.desk.panels:
+            panel.onSceneEndClose()
+        self.desk.refresh()
+
+    def onSceneEndImport(self, caller=None, event=None) -> None:
+        for panel in self.desk.panels:
+            panel.onSceneEndClose()
+        qt.QTimer.singleShot(0, self.openCohortOfScene)
+
+    def onSceneStartSave(self, caller=None, event=None) -> None:
+        with self.desk.attempt(waitCursor=False):
+            if self.logic.isOpen:
+                self.logic.saveEdits()
+        self._rememberCohort()
+
+    def _rememberCohort(self) -> None:
+        if self.logic.isOpen:
+            rememberCohort(self.logic.getParameterNode(), self.logic.project.path)
+
+    def openCohortOfScene(self) -> None:
+        """Open the cohort that the scene names; where strokes differ from the cohort's files, ask which to keep."""
+        from SemiSupSegWidgets.ErrorBox import ask
+
+        with self.desk.attempt():
+            if self.logic.isOpen and self.logic.project.is_busy:
+                self._rememberCohort()  # a run of the open cohort goes on; the scene's cohort can be opened afterwards
+            elif self.logic.openCohortOfScene() is not None:
+                for node in self.logic.conflicts():
+                    question = _(
+                        "'{name}' differs from the cohort's file. Keep what the scene holds? (No keeps the file.)"
+                    ).format(name=node.GetName())
+                    self.logic.resolveConflict(node, "scene" if ask(question) else "cohort")
+        self.desk.refresh(cards=True)

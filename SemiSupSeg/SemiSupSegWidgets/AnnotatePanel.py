@@ -1,0 +1,328 @@
+"""Panel *Annotate*: the classes, and Slicer's own Segment Editor on the shown case."""
+
+import numpy as np
+import qSlicerSegmentationsModuleWidgetsPythonQt
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SemiSupSegLib.labels import LabelSchema, SegmentClass
+from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge.results import painted_state
+from SemiSupSegLib.slicer_bridge.segments import read_layers
+
+from .CaseViews import CaseViews
+from .Panel import Panel
+from .superpixelsEffect import superpixelsEffectName
+
+EDITOR_TAG = "SemiSupSeg"
+BRUSH_VOXELS = 4.0
+"""Diameter of the first brush, in voxels of the scan's plane: thin enough for a stroke, thick enough to be seen."""
+
+
+class AnnotatePanel(Panel):
+    """Follows the life cycle of Slicer's own SegmentEditor.py."""
+
+    def __init__(self, desk):
+        super().__init__(desk)
+        self.views = CaseViews()
+        self.nodes = None
+        self._editorNode = None
+        self._countedState = ""
+        self._isFilling = False
+        self._isEntered = False
+        self.editor = qSlicerSegmentationsModuleWidgetsPythonQt.qMRMLSegmentEditorWidget()
+        self.editor.setMaximumNumberOfUndoStates(10)
+        self.editor.segmentationNodeSelectorVisible = False
+        self.editor.sourceVolumeNodeSelectorVisible = False
+        self.editor.addRemoveSegmentButtonsVisible = False
+        self.editor.switchToSegmentationsButtonVisible = False
+        self.editor.setMRMLScene(slicer.mrmlScene)
+        self.selectEditorNode()
+        self.ui.editorFrame.layout().addWidget(self.editor)
+        self._factory = slicer.qSlicerSegmentEditorEffectFactory.instance()
+        self._factory.connect("effectRegistered(QString)", self.onEffectRegistered)
+        ui = self.ui
+        ui.previousCaseButton.connect("clicked(bool)", lambda checked=False: self._step(-1))
+        ui.nextCaseButton.connect("clicked(bool)", lambda checked=False: self._step(1))
+        ui.caseComboBox.connect("activated(int)", lambda index: self.showCase(ui.caseComboBox.itemText(index)))
+        ui.superpixelsButton.connect("clicked(bool)", self.onProposeClicked)
+        ui.classesButton.connect("toggled(bool)", lambda on: ui.classesFrame.setVisible(on))
+        ui.addClassButton.connect("clicked(bool)", lambda checked=False: self.addClass())
+        ui.removeClassButton.connect("clicked(bool)", lambda checked=False: self.removeClass())
+        ui.colorClassButton.connect("clicked(bool)", lambda checked=False: self.colorClass())
+        ui.classesFromSegmentationButton.connect("clicked(bool)", lambda checked=False: self.takeClasses())
+        ui.classTable.connect("itemChanged(QTableWidgetItem*)", self.onClassEdited)
+        ui.classTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        ui.classTable.verticalHeader().hide()
+        ui.classesFrame.hide()
+        self._countTimer = qt.QTimer()
+        self._countTimer.setInterval(500)
+        self._countTimer.connect("timeout()", self.countAnnotated)
+
+    # The editor's life -----------------------------------------------------------------------------------------------
+
+    def selectEditorNode(self) -> None:
+        """Give the editor its own parameter node: Slicer's own editor goes on with another."""
+        node = slicer.mrmlScene.GetSingletonNode(EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+        if node is None:
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(EDITOR_TAG)
+            node = slicer.mrmlScene.AddNode(node)
+        if node is not self._editorNode:
+            self._editorNode = node
+            self.editor.setMRMLSegmentEditorNode(node)
+
+    def onEffectRegistered(self, name="") -> None:
+        self.editor.updateEffectList()
+        self.desk.refresh()
+
+    def onOpened(self) -> None:
+        self._isEntered = True
+        self.selectEditorNode()
+        self.editor.installKeyboardShortcuts()
+        self.editor.setupViewObservations()
+        self.editor.updateWidgetFromMRML()
+        self._countTimer.start()
+        if self.nodes is None and self.logic.isOpen and self.desk.shown:
+            self.showCase(self.desk.shown)
+        elif self.nodes is not None:
+            self._prepareBrush()
+
+    def onClosed(self) -> None:
+        self._isEntered = False
+        self._countTimer.stop()
+        self.editor.setActiveEffect(None)
+        self.editor.uninstallKeyboardShortcuts()
+        self.editor.removeViewObservations()
+
+    def onSceneStartClose(self) -> None:
+        self._editorNode = None
+        self.nodes = None
+        self.editor.setSegmentationNode(None)
+        self.editor.removeViewObservations()
+
+    def onSceneEndClose(self) -> None:
+        self._countedState = ""
+        if self._isEntered:
+            self.selectEditorNode()
+            self.editor.updateWidgetFromMRML()
+
+    def cleanup(self) -> None:
+        self._countTimer.stop()
+        self._factory.disconnect("effectRegistered(QString)", self.onEffectRegistered)
+        self.editor.setActiveEffect(None)
+        self.editor.uninstallKeyboardShortcuts()
+        self.editor.removeViewObservations()
+        self.editor.setMRMLScene(None)
+
+    # The case --------------------------------------------------------------------------------------------------------
+
+    def showCase(self, caseID: str) -> None:
+        """Show a case to be painted on; what is painted on the one before is saved first."""
+        with self.desk.attempt():
+            window = self.views.chosenWindow(self.nodes.volume) if self._nodesAreAlive() else None
+            self.editor.setActiveEffect(None)
+            self.editor.setSegmentationNode(None)
+            self.nodes = None
+            self.nodes = self.logic.showCase(caseID)
+            self._edit(window)
+        self.desk.refresh()
+
+    def showNodes(self, nodes) -> None:
+        """Paint on nodes that show a case already."""
+        self.nodes = nodes
+        self._edit(None)
+
+    def _edit(self, window) -> None:
+        self.views.show(self.nodes.volume, self.nodes.annotation, window)
+        self.selectEditorNode()
+        self.editor.setSegmentationNode(self.nodes.annotation)
+        self.editor.setSourceVolumeNode(self.nodes.volume)
+        self._countedState = ""
+        if self._isEntered:
+            self._prepareBrush()
+            self.countAnnotated()
+
+    def _nodesAreAlive(self) -> bool:
+        return self.nodes is not None and self.nodes.volume.GetScene() is not None
+
+    def _prepareBrush(self) -> None:
+        """Paint is on, with a brush in millimetres, everywhere, over whatever is there: as one scribbles."""
+        node = self._editorNode
+        node.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
+        node.SetSourceVolumeIntensityMask(False)
+        node.SetOverwriteMode(node.OverwriteAllSegments)
+        self.editor.setActiveEffectByName("Paint")
+        effect = self.editor.activeEffect()
+        if effect is not None and self._nodesAreAlive() and not node.GetAttribute("SemiSupSeg.Brush"):
+            node.SetAttribute("SemiSupSeg.Brush", "1")  # from now on the brush is the person's
+            spacing = sorted(self.nodes.volume.GetSpacing())
+            effect.setCommonParameter("BrushDiameterIsRelative", 0)
+            effect.setCommonParameter("BrushAbsoluteDiameter", BRUSH_VOXELS * spacing[1])
+
+    def _step(self, offset: int) -> None:
+        index = self.ui.caseComboBox.currentIndex + offset
+        if 0 <= index < self.ui.caseComboBox.count:
+            self.showCase(self.ui.caseComboBox.itemText(index))
+
+    def onProposeClicked(self, on: bool) -> None:
+        """Switch the superpixel effect on, or back to painting."""
+        name = superpixelsEffectName()
+        self.editor.setActiveEffectByName(name if on and name else "Paint")
+        self.desk.refresh()
+
+    def countAnnotated(self) -> None:
+        """Say how much is annotated, when something was painted since the last time."""
+        if not self._nodesAreAlive():
+            return
+        state = painted_state(self.nodes.annotation)
+        if state != self._countedState:
+            self._countedState = state
+            total = int(np.prod(self.nodes.volume.GetImageData().GetDimensions()))
+            self.ui.annotatedLabel.text = panel_state.annotated_text(countVoxels(self.nodes.annotation), total)
+
+    # The classes -----------------------------------------------------------------------------------------------------
+
+    def addClass(self) -> None:
+        schema = self.logic.classes
+        name = panel_state.free_class_name(schema)
+        self._setClasses(LabelSchema((*schema.classes, SegmentClass(name)), schema.background))
+
+    def removeClass(self) -> None:
+        index = self.ui.classTable.currentRow()
+        with self.desk.attempt(waitCursor=False):
+            classes = list(self.logic.classes.classes)
+            if 0 <= index < len(classes):
+                del classes[index]
+                self._setClasses(LabelSchema(tuple(classes), self.logic.classes.background))
+
+    def colorClass(self) -> None:
+        classes = [*self.logic.classes.classes, self.logic.classes.background]
+        index = self.ui.classTable.currentRow()
+        if not 0 <= index < len(classes):
+            return
+        color = qt.QColorDialog.getColor(qt.QColor.fromRgbF(*classes[index].color), slicer.util.mainWindow())
+        if color.isValid():
+            self._change(index, color=(color.redF(), color.greenF(), color.blueF()))
+
+    def takeClasses(self) -> None:
+        """Let the shown segmentation's segments be the classes."""
+        with self.desk.attempt():
+            nodes = [self.nodes.annotation] if self._nodesAreAlive() else []
+            self._setClasses(self.logic.classesFromSegmentation(*nodes))
+
+    def onClassEdited(self, item) -> None:
+        if not self._isFilling and item.column() == 0:
+            self._change(item.row(), name=item.text().strip())
+
+    def _change(self, index: int, **changes) -> None:
+        schema = self.logic.classes
+        with self.desk.attempt(waitCursor=False):
+            classes = [*schema.classes, schema.background]
+            old = classes[index]
+            values = {"name": old.name, "color": old.color, "terminology": old.terminology, **changes}
+            isBackground = index == len(classes) - 1
+            # A class that is renamed before anything is annotated gets an ID that fits its name.
+            segmentID = old.segment_id if isBackground or values["name"] == old.name else values["name"]
+            classes[index] = SegmentClass(segment_id=segmentID, value=old.value, **values)
+            self._setClasses(LabelSchema(tuple(classes[:-1]), classes[-1]))
+        self.desk.refresh()
+
+    def _setClasses(self, schema: LabelSchema) -> None:
+        with self.desk.attempt():
+            self.logic.saveEdits()
+            before = self.logic.classes
+            self.logic.setClasses(schema)
+            if self._nodesAreAlive():
+                describeSegments(self.nodes.annotation, before, schema)
+        self.desk.refresh()
+
+    # Showing ---------------------------------------------------------------------------------------------------------
+
+    def refresh(self, now) -> None:
+        actions = panel_state.annotate_actions(now)
+        if not superpixelsEffectName():
+            actions["superpixelsButton"] = panel_state.Action(False, _("The effect isn't there."))
+        self.enable(actions)
+        combo = self.ui.caseComboBox
+        names = [row.id for row in now.rows]
+        if [combo.itemText(index) for index in range(combo.count)] != names:
+            combo.clear()
+            combo.addItems(names)
+        combo.setCurrentIndex(names.index(now.shown) if now.shown in names else -1)
+        effect = self.editor.activeEffect()
+        self.ui.superpixelsButton.checked = effect is not None and effect.name == superpixelsEffectName()
+        if not self._nodesAreAlive():
+            self.nodes = None
+        self.editor.enabled = self.nodes is not None
+        if not now.shown:
+            self._countedState = ""
+            self.ui.annotatedLabel.text = _("Choose a case to paint on.")
+        self._isFilling = True
+        schema = self.logic.classes if now.is_open else None
+        classes = [] if schema is None else [*schema.classes, schema.background]
+        table = self.ui.classTable
+        table.setRowCount(len(classes))
+        for index, each in enumerate(classes):
+            name = qt.QTableWidgetItem(each.name)
+            pixmap = qt.QPixmap(16, 16)
+            pixmap.fill(qt.QColor.fromRgbF(*(each.color or (0.5, 0.5, 0.5))))
+            name.setIcon(qt.QIcon(pixmap))
+            if now.has_annotation:
+                name.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+            meaning = qt.QTableWidgetItem(
+                _("where there is nothing; paint it too") if each is classes[-1] else terminologyText(each.terminology)
+            )
+            meaning.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
+            table.setItem(index, 0, name)
+            table.setItem(index, 1, meaning)
+        self._isFilling = False
+
+
+def countVoxels(segmentationNode) -> dict:
+    """Painted voxels of each segment, by its name."""
+    counts = {}
+    for layer in read_layers(segmentationNode):
+        if layer.volume is None:
+            counts |= {segment.name: 0 for segment in layer.segments}
+            continue
+        values = np.bincount(layer.volume.array.ravel().astype(np.uint16, copy=False))
+        for segment in layer.segments:
+            counts[segment.name] = int(values[segment.value]) if segment.value < len(values) else 0
+    return counts
+
+
+def describeSegments(segmentationNode, before: LabelSchema, schema: LabelSchema) -> None:
+    """Give segments of a shown case the names and colors of its cohort's classes; add those of new classes."""
+    segmentation = segmentationNode.GetSegmentation()
+    old = (*before.classes, before.background)
+    for index, each in enumerate((*schema.classes, schema.background)):
+        isBackground = each is schema.background
+        was = before.background if isBackground else old[index] if index < len(before.classes) else None
+        segment = segmentation.GetSegment(each.segment_id)
+        if segment is None and was is not None and segmentation.GetSegment(was.segment_id) is not None:
+            segmentation.RemoveSegment(was.segment_id)
+        if segment is None:
+            segment = slicer.vtkSegment()
+            segment.SetName(each.name)
+            segment.SetColor(*each.color)
+            segmentation.AddSegment(segment, each.segment_id)
+            continue
+        segment.SetName(each.name)
+        segment.SetColor(*each.color)
+        if each.terminology:
+            segment.SetTerminology(each.terminology)
+    known = {each.segment_id for each in (*schema.classes, schema.background)}
+    gone = {each.segment_id for each in before.classes} - known
+    for segmentID in gone:
+        segmentation.RemoveSegment(segmentID)
+
+
+def terminologyText(entry: str) -> str:
+    """What a serialized terminology entry means, in a word."""
+    # "context~category^...~type^scheme^meaning~modifier~..." (vtkSlicerTerminologiesModuleLogic)
+    parts = entry.split("~")
+    meanings = [part.split("^")[2] for part in parts[1:4] if part.count("^") == 2 and part.split("^")[2]]
+    return " ".join(reversed(meanings[1:])) if len(meanings) > 1 else ""

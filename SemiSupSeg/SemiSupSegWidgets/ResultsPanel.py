@@ -1,0 +1,372 @@
+"""Panel *Results*: runs and models, segmenting with them, and where a look pays most."""
+
+import csv
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge.compute import Compute
+from SemiSupSegLib.slicer_bridge.console_tasks import evaluate_task
+
+from .ErrorBox import ask, showError
+from .Panel import Panel
+
+SCORES = ("dice", "hd95")
+UNCERTAINTY_OPACITY = 0.35
+
+
+class ResultsPanel(Panel):
+    """Cards of runs and models, predictions, and the ranking by uncertainty."""
+
+    def __init__(self, desk):
+        super().__init__(desk)
+        self.job = None
+        self.nodes = None
+        self._volumeToShow = None
+        self._task = None
+        self._scores = []
+        self._slicesOf = None
+        self._isFilling = False
+        ui = self.ui
+        ui.renameButton.connect("clicked(bool)", lambda checked=False: self.rename())
+        ui.exportButton.connect("clicked(bool)", lambda checked=False: self.export())
+        ui.importButton.connect("clicked(bool)", lambda checked=False: self.importModel())
+        ui.deleteButton.connect("clicked(bool)", lambda checked=False: self.delete())
+        ui.resumeButton.connect("clicked(bool)", lambda checked=False: self.resume())
+        ui.predictShownButton.connect("clicked(bool)", lambda checked=False: self.predict([self.desk.shown]))
+        ui.predictAllButton.connect("clicked(bool)", lambda checked=False: self.predict(None))
+        ui.cancelPredictionButton.connect("clicked(bool)", lambda checked=False: self.cancel())
+        ui.showResultButton.connect("clicked(bool)", lambda checked=False: self.showResult(self.desk.shown))
+        ui.show3DButton.connect("clicked(bool)", self.show3D)
+        ui.correctButton.connect("clicked(bool)", lambda checked=False: self.correct())
+        ui.measureButton.connect("clicked(bool)", lambda checked=False: self.measure())
+        ui.exportScoresButton.connect("clicked(bool)", lambda checked=False: self.exportScores())
+        ui.modelList.connect("itemSelectionChanged()", self.onModelSelected)
+        ui.rankingTable.connect(
+            "cellClicked(int,int)", lambda row, column: self.look(ui.rankingTable.item(row, 0).text())
+        )
+        ui.slicesList.connect("itemClicked(QListWidgetItem*)", lambda item: self.jump(item.data(qt.Qt.UserRole)))
+        for table in (ui.rankingTable, ui.scoresTable):
+            table.verticalHeader().hide()
+            table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        ui.scoresTable.hide()
+        self._menu = qt.QMenu(ui.predictVolumeButton)
+        ui.predictVolumeButton.setMenu(self._menu)
+        self._menu.connect("aboutToShow()", self._fillMenu)
+
+    # Runs and models -------------------------------------------------------------------------------------------------
+
+    def onModelSelected(self) -> None:
+        if not self._isFilling:
+            items = self.ui.modelList.selectedItems()
+            self.desk.card = Path(items[0].data(qt.Qt.UserRole)) if items else None
+            self.desk.refresh()
+
+    def _selectedCard(self):
+        return self.desk.situation().card
+
+    def rename(self) -> None:
+        """Ask for another name of the selected model."""
+        card = self._selectedCard()
+        name = qt.QInputDialog.getText(
+            slicer.util.mainWindow(), _("Rename"), _("Name of the model:"), qt.QLineEdit.Normal, card.name
+        )
+        if name:
+            with self.desk.attempt():
+                self.logic.renameModel(card.path, name)
+            self.desk.refresh(cards=True)
+
+    def export(self) -> None:
+        """Ask for a file, and write the selected model to it."""
+        card = self._selectedCard()
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Export the model"), str(Path.home() / f"{card.name}.zip"), "Zip (*.zip)"
+        )
+        if path:
+            with self.desk.attempt():
+                self.logic.exportModel(card.path, path)
+
+    def importModel(self) -> None:
+        """Ask for a file, and take in the model in it."""
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Import a model"), str(Path.home()), "Zip (*.zip)"
+        )
+        if path:
+            with self.desk.attempt():
+                model = self.logic.importModel(path)
+                self.desk.card = model.folder
+            self.desk.refresh(cards=True)
+
+    def delete(self) -> None:
+        """Delete the selected run or model, after a question."""
+        card = self._selectedCard()
+        text = _("Delete '{name}' with all its files ({size})? This can't be undone.")
+        if ask(text.format(name=card.name, size=panel_state.size(card.bytes)), str(card.path)):
+            with self.desk.attempt():
+                self.logic.deleteRun(card.path)
+            self.desk.card = None
+            self.desk.refresh(cards=True)
+
+    def resume(self) -> None:
+        self.desk.panel("TrainPanel").resume(self._selectedCard().path)
+
+    # Segmenting ------------------------------------------------------------------------------------------------------
+
+    def _fillMenu(self) -> None:
+        self._menu.clear()
+        for node in self.desk.otherVolumes():
+            self._menu.addAction(node.GetName()).connect("triggered()", lambda node=node: self.predictVolume(node))
+
+    def predict(self, cases) -> None:
+        """Segment cases, all if None."""
+        self._volumeToShow = None
+        self._start(cases=cases)
+
+    def predictVolume(self, node) -> None:
+        """Segment a volume that is no case."""
+        self._volumeToShow = node
+        self._start(volumes=[node])
+
+    def _start(self, **what) -> None:
+        card = self._selectedCard()
+        with self.desk.attempt():
+            self.job = self.logic.predict(
+                model=card.path if card is not None and card.model is not None else None,
+                probability=self.ui.probabilityCheckBox.checked,
+                uncertainty=self.ui.uncertaintyCheckBox.checked,
+                settings=[f"device={self.desk.device}"],
+                **what,
+            )
+        self.desk.refresh()
+
+    def cancel(self) -> None:
+        if self.job is not None:
+            self.job.cancel()
+            self.ui.stageLabel.text = _("Stopping…")
+
+    def onTick(self, events: list) -> None:
+        self._pollTask()
+        if self.job is None or not self.job.is_running or not events:
+            return
+        percent = panel_state.progress_percent(self.job.progress)
+        self.ui.progressBar.setMaximum(0 if percent < 0 else 100)
+        self.ui.progressBar.setValue(max(0, percent))
+        self.ui.stageLabel.text = panel_state.progress_text(self.job.progress, self.job.state)
+        came = [event["case"] for event in events if event.name == "preview"]
+        if came:
+            self._slicesOf = None
+            self.desk.refresh()
+            if self.desk.shown in came:
+                qt.QTimer.singleShot(0, lambda: self.showResult(self.desk.shown))
+
+    def onJobOver(self, job) -> None:
+        if job.task != "predict":
+            return
+        self.ui.progressBar.setMaximum(100)
+        self.ui.progressBar.setValue(100 if job.state == "finished" else 0)
+        self.ui.stageLabel.text = panel_state.outcome_text(job.state, 0, job.task)
+        if self._volumeToShow is not None and self._volumeToShow.GetScene() is not None and job.state == "finished":
+            with self.desk.attempt():
+                self._showNodes(self.logic.results(self._volumeToShow), self._volumeToShow)
+        self._volumeToShow = None
+
+    # Looking ---------------------------------------------------------------------------------------------------------
+
+    def look(self, caseID: str) -> None:
+        """Show a case with its result, at its most doubtful slice."""
+        if caseID != self.desk.shown:
+            self.desk.panel("AnnotatePanel").showCase(caseID)
+        self.showResult(caseID)
+        if self.ui.slicesList.count:
+            self.jump(self.ui.slicesList.item(0).data(qt.Qt.UserRole))
+
+    def showResult(self, caseID: str) -> None:
+        """Show segmentation and uncertainty of the shown case."""
+        if not self.logic.isOpen or not caseID or caseID != self.desk.shown:
+            return
+        with self.desk.attempt():
+            self._showNodes(self.logic.results(caseID), self.logic.project.image_node(caseID))
+            self._fillSlices(caseID)
+        self.desk.refresh()
+
+    def _showNodes(self, nodes, volumeNode) -> None:
+        self.nodes = nodes
+        if nodes.uncertainty is not None:
+            slicer.util.setSliceViewerLayers(
+                background=volumeNode, foreground=nodes.uncertainty, foregroundOpacity=UNCERTAINTY_OPACITY
+            )
+        display = nodes.segmentation.GetDisplayNode()
+        display.SetVisibility(True)
+        display.SetVisibility2DFill(False)  # the strokes stay visible below
+        self.ui.show3DButton.checked = nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+
+    def _fillSlices(self, caseID: str) -> None:
+        self._slicesOf = caseID
+        items = self.ui.slicesList
+        items.clear()
+        prediction = self.logic.project.predictions.get(caseID)
+        if prediction is None or "uncertainty" not in prediction.files:
+            return
+        for k, voxels in self.logic.uncertainSlices(caseID):
+            item = qt.QListWidgetItem(
+                _("slice {index}: {count} doubtful voxels").format(index=k + 1, count=round(voxels))
+            )
+            item.setData(qt.Qt.UserRole, k)
+            items.addItem(item)
+
+    def jump(self, k) -> None:
+        """Move the views to a slice of the shown case."""
+        with self.desk.attempt(waitCursor=False):
+            views = self.desk.panel("AnnotatePanel").views
+            views.jumpToSlice(self.logic.project.image_node(self.desk.shown), int(k))
+
+    def show3D(self, on: bool) -> None:
+        """Show the shown result in 3D, or hide it."""
+        if self.nodes is None or self.nodes.segmentation.GetScene() is None:
+            self.showResult(self.desk.shown)
+        with self.desk.attempt():
+            segmentation = self.nodes.segmentation
+            if on:
+                segmentation.CreateClosedSurfaceRepresentation()
+                segmentation.GetDisplayNode().SetVisibility3D(True)
+                slicer.util.resetThreeDViews()
+            else:
+                segmentation.RemoveClosedSurfaceRepresentation()
+
+    def correct(self) -> None:
+        """Copy the shown result into the annotation, and open the panel to paint on it."""
+        caseID = self.desk.shown
+        row = self.desk.situation().row(caseID)
+        if row.annotation == "dense" and not ask(
+            _("'{name}' has a complete label already. Replace it by the result?").format(name=caseID)
+        ):
+            return
+        with self.desk.attempt():
+            panel = self.desk.panel("AnnotatePanel")
+            panel.editor.saveStateForUndo()
+            nodes = self.logic.startCorrection(caseID)
+            if self.nodes is not None and self.nodes.segmentation.GetDisplayNode() is not None:
+                self.nodes.segmentation.GetDisplayNode().SetVisibility(False)
+            panel.showNodes(nodes)
+            self.desk.openPanel("AnnotatePanel")
+        self.desk.refresh()
+
+    # Measuring -------------------------------------------------------------------------------------------------------
+
+    def measure(self) -> None:
+        """Let a process of its own compare predictions with the cohort's labels."""
+        with self.desk.attempt(waitCursor=False):
+            project = self.logic.project
+            cases = [
+                case.id
+                for case in project.cohort.cases
+                if case.label is not None and project.predictions.get(case.id) is not None
+            ]
+            if not cases:
+                raise SemiSupSegError(
+                    _("No segmented case has a complete label to be measured by."),
+                    _("Add labels to cases, or use a result as a starting point and correct it."),
+                )
+            self._task = evaluate_task(Compute(self.desk.python), project.predictions.folder, project.path, cases)
+            self.desk.checking = True
+        self.desk.refresh()
+
+    def _pollTask(self) -> None:
+        if self._task is None:
+            return
+        self._task.poll()
+        if self._task.is_running:
+            return
+        task, self._task = self._task, None
+        self.desk.checking = False
+        if task.answer is not None and "cases" in task.answer:
+            self._scores = scoreRows(task.answer)
+            self._showScores()
+        elif not task.was_cancelled:
+            showError(
+                SemiSupSegError(_("The results couldn't be measured."), _("The details say why.")),
+                "\n".join(task.lines),
+            )
+        self.desk.refresh()
+
+    def _showScores(self) -> None:
+        table = self.ui.scoresTable
+        table.setRowCount(len(self._scores))
+        for row, cells in enumerate(self._scores):
+            for column, text in enumerate(cells):
+                table.setItem(row, column, qt.QTableWidgetItem(text))
+        table.show()
+
+    def exportScores(self) -> None:
+        """Ask for a file, and write the measurements to it."""
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), _("Export the table"), str(Path.home() / "scores.csv"), "CSV (*.csv)"
+        )
+        if path:
+            with self.desk.attempt(), open(path, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([("case", "class", "dice", "hd95_mm"), *self._scores])
+
+    # Showing ---------------------------------------------------------------------------------------------------------
+
+    def refresh(self, now) -> None:
+        actions = panel_state.results_actions(now)
+        actions["exportScoresButton"] = panel_state.Action(bool(self._scores), _("Measure first."))
+        self.enable(actions)
+        if not now.is_open:
+            self.job, self.nodes, self._scores = None, None, []
+            self.ui.stageLabel.text = ""
+        self._isFilling = True
+        self._fillModels(now)
+        self._fillRanking(now)
+        self._isFilling = False
+        if self._slicesOf != now.shown:
+            self.ui.slicesList.clear()
+            self._slicesOf = None
+
+    def _fillModels(self, now) -> None:
+        items = self.ui.modelList
+        wanted = [(str(card.path), panel_state.card_text(card)) for card in now.cards]
+        shown = [(items.item(row).data(qt.Qt.UserRole), items.item(row).text()) for row in range(items.count)]
+        if wanted != shown:
+            items.clear()
+            for card, (path, text) in zip(now.cards, wanted, strict=True):
+                item = qt.QListWidgetItem(text)
+                item.setData(qt.Qt.UserRole, path)
+                item.setToolTip(panel_state.card_tip(card))
+                items.addItem(item)
+        for row, card in enumerate(now.cards):
+            items.item(row).setSelected(now.card is not None and card.path == now.card.path)
+
+    def _fillRanking(self, now) -> None:
+        ranking = self.logic.ranking() if now.is_open else []
+        table = self.ui.rankingTable
+        table.setRowCount(len(ranking))
+        for row, (caseID, score) in enumerate(ranking):
+            table.setItem(row, 0, qt.QTableWidgetItem(caseID))
+            table.setItem(row, 1, qt.QTableWidgetItem(f"{score:.3f}"))
+
+    def onSceneStartClose(self) -> None:
+        self.nodes = self._volumeToShow = None
+
+    def cleanup(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+def scoreRows(scores: dict) -> list:
+    """Case, class, Dice and HD95 as texts, the means over cases last."""
+    rows = []
+    for case, classes in scores["cases"].items():
+        for name, numbers in classes.items():
+            rows.append((case, name, *(_number(numbers.get(key)) for key in SCORES)))
+    for name, summaries in scores["classes"].items():
+        rows.append((_("all cases"), name, *(_number(summaries.get(key, {}).get("mean")) for key in SCORES)))
+    return rows
+
+
+def _number(value) -> str:
+    return "" if value is None else f"{value:.3f}"

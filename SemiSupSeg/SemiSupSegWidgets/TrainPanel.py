@@ -1,0 +1,320 @@
+"""Panel *Train*: what to train, how long, and how it goes."""
+
+import time
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.training_settings import TrainingSettings
+
+from .Panel import Panel
+from .SettingsForm import SettingsForm
+
+PREVIEW_SECONDS = 20.0
+"""How long after a preview the next is asked for."""
+
+FIT_SECONDS = 0.5
+"""How often the axes of the plot follow the curves: each time costs a repaint of 20 ms."""
+
+PLOT_VIEW_NAME = "SemiSupSegCurves"
+
+
+class TrainPanel(Panel):
+    """Starts trainings and follows the newest."""
+
+    def __init__(self, desk):
+        super().__init__(desk)
+        self.job = None
+        self._plotWidget = None
+        self._isFitDue = False
+        self._fitted = 0.0
+        self._previewAsked = 0.0
+        self._isWaitingForPreview = False
+        self._isOpen = False
+        self._isFilling = False
+        self._form = SettingsForm(self.ui.advancedContents.layout(), self.onSettingsChanged)
+        self._formOf = None
+        ui = self.ui
+        for method in panel_state.methods():
+            ui.methodComboBox.addItem(panel_state.method_title(method), method)
+        for preset in panel_state.presets():
+            ui.presetComboBox.addItem(f"{preset.name} ({preset.minutes:g} min)", preset.minutes)
+        ui.presetComboBox.addItem(_("Other"), None)
+        for title in (_("Losses"), _("Dice and shares")):
+            ui.chartComboBox.addItem(title)
+        ui.chartComboBox.setCurrentIndex(0)
+        ui.methodComboBox.connect("activated(int)", self.onMethodChosen)
+        ui.presetComboBox.connect("activated(int)", self.onPresetChosen)
+        ui.minutesSpinBox.connect("valueChanged(double)", self.onMinutesChanged)
+        ui.advancedButton.connect("toggled(bool)", self.onAdvancedToggled)
+        ui.startButton.connect("clicked(bool)", lambda checked=False: self.start())
+        ui.pauseButton.connect("clicked(bool)", lambda checked=False: self.logic.pause())
+        ui.continueButton.connect("clicked(bool)", lambda checked=False: self.logic.resume())
+        ui.cancelButton.connect("clicked(bool)", lambda checked=False: self.cancel())
+        ui.previewButton.connect("clicked(bool)", lambda checked=False: self.askForPreview())
+        ui.reportButton.connect("clicked(bool)", lambda checked=False: self.copyReport())
+        ui.chartComboBox.connect("currentIndexChanged(int)", lambda index: self.showPlot())
+        ui.advancedArea.hide()
+        ui.settingsLabel.hide()
+        ui.plotFrame.hide()
+        ui.warningsLabel.hide()
+
+    # What to train ---------------------------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """The chosen method."""
+        return self.ui.methodComboBox.itemData(self.ui.methodComboBox.currentIndex) or panel_state.methods()[0]
+
+    def onMethodChosen(self, index: int) -> None:
+        self.logic.getParameterNode().method = self.method
+        self._buildForm()
+        self.desk.refresh()
+
+    def onPresetChosen(self, index: int) -> None:
+        minutes = self.ui.presetComboBox.itemData(index)
+        if minutes is not None:
+            self.ui.minutesSpinBox.value = minutes
+
+    def onMinutesChanged(self, minutes: float) -> None:
+        if not self._isFilling:
+            self.logic.getParameterNode().minutes = minutes
+            self._showPreset(minutes)
+
+    def _showPreset(self, minutes: float) -> None:
+        preset = panel_state.preset_of(minutes)
+        self.ui.presetComboBox.setCurrentIndex(preset if preset >= 0 else self.ui.presetComboBox.count - 1)
+
+    def onAdvancedToggled(self, on: bool) -> None:
+        self.ui.advancedArea.setVisible(on)
+        if on:
+            self._buildForm()
+
+    def _buildForm(self) -> None:
+        if self.ui.advancedButton.checked:
+            values = dict(self.logic.getParameterNode().settings)
+            self._form.build(self.logic.trainingSettings(), self.method, values)
+            self.onSettingsChanged()
+
+    def onSettingsChanged(self) -> None:
+        descriptions = self.logic.trainingSettings()
+        node = self.logic.getParameterNode()
+        texts = {**dict(node.settings), **self._form.texts()}
+        node.settings = panel_state.changed_settings(texts, descriptions)
+        problem = self._settingsProblem()
+        self.ui.settingsLabel.text = problem or self._changedText()
+        self.ui.settingsLabel.visible = bool(self.ui.settingsLabel.text)
+
+    def _changedText(self) -> str:
+        changed = dict(self.logic.getParameterNode().settings)
+        return _("Changed: {names}").format(names=", ".join(changed)) if changed else ""
+
+    def _assignments(self) -> list:
+        settings = panel_state.assignments(dict(self.logic.getParameterNode().settings), self.method)
+        return [*settings, f"device={self.desk.device}"]
+
+    def _settingsProblem(self) -> str:
+        try:
+            TrainingSettings().with_overrides(self._assignments())
+        except SemiSupSegError as error:
+            return f"{error.message} {error.remedy}"
+        return ""
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Train as the panel says."""
+        with self.desk.attempt():
+            self.job = self.logic.train(
+                self.method,
+                minutes=self.ui.minutesSpinBox.value,
+                settings=self._assignments(),
+                warmStart=self.ui.warmStartComboBox.itemData(self.ui.warmStartComboBox.currentIndex) or None,
+                name=self.ui.nameLineEdit.text.strip(),
+                keepRunning=self.ui.keepRunningCheckBox.checked,
+            )
+        self._previewAsked = time.monotonic()
+        self._isWaitingForPreview = False
+        self.desk.refresh(cards=True)
+
+    def resume(self, run) -> None:
+        """Go on with a training that stopped."""
+        with self.desk.attempt():
+            self.job = self.logic.resumeTraining(run)
+        self.desk.refresh(cards=True)
+
+    def cancel(self) -> None:
+        training = self.logic.training
+        if training is not None:
+            training.cancel()
+            self.ui.stageLabel.text = _("Saving a checkpoint…")
+
+    def askForPreview(self) -> None:
+        """Ask the training for the shown case."""
+        if self.logic.training is not None and self.desk.shown:
+            self.logic.requestPreview(self.desk.shown)
+            self._previewAsked = time.monotonic()
+            self._isWaitingForPreview = True
+
+    def copyReport(self) -> None:
+        """Copy the newest training's report."""
+        with self.desk.attempt():
+            job = self._newestJob()
+            if job is not None:
+                slicer.app.clipboard().setText(job.report())
+                slicer.util.showStatusMessage(_("The report was copied."), 3000)
+
+    def _newestJob(self):
+        if self.job is None and self.logic.isOpen:
+            self.job = next((job for job in reversed(self.logic.project.jobs) if job.task == "train"), None)
+        return self.job
+
+    def onTick(self, events: list) -> None:
+        job = self._newestJob()
+        if job is None or not job.is_running:
+            return
+        names = {event.name for event in events}
+        if self._isOpen and names & {"progress", "state", "metric", "warning", "started"}:
+            self._showJob(job)
+        if "metric" in names:
+            self._isFitDue = True
+        if any(event.name == "preview" for event in events):
+            self._isWaitingForPreview = False
+            # One thing a tick: reading the files waits for the next.
+            qt.QTimer.singleShot(0, self.showPreview)
+        if self._isFitDue and self._isOpen and time.monotonic() - self._fitted > FIT_SECONDS:
+            self.showPlot()
+        self._askNowAndThen()
+
+    def _askNowAndThen(self) -> None:
+        isDue = time.monotonic() - self._previewAsked > PREVIEW_SECONDS
+        if self.ui.livePreviewCheckBox.checked and isDue and not self._isWaitingForPreview:
+            self.askForPreview()
+
+    def showPreview(self) -> None:
+        """Show what the network says of the shown case, if it said something."""
+        if self.logic.isOpen and self.desk.shown in self.logic.project.previews:
+            with self.desk.attempt(waitCursor=False):
+                self.logic.showPreview(self.desk.shown)
+
+    def onJobOver(self, job) -> None:
+        if job.task == "train":
+            self._showJob(job)
+            if self._isOpen:
+                self.showPlot()
+
+    def _showJob(self, job) -> None:
+        ui = self.ui
+        percent = panel_state.progress_percent(job.progress)
+        if job.is_running:
+            ui.progressBar.setMaximum(0 if percent < 0 else 100)
+            ui.progressBar.setValue(max(0, percent))
+            ui.stageLabel.text = panel_state.progress_text(job.progress, job.state)
+        else:
+            status = job.folder.read_status()
+            ui.progressBar.setMaximum(100)
+            ui.progressBar.setValue(100 if job.state == "finished" else max(0, percent))
+            ui.stageLabel.text = panel_state.outcome_text(job.state, status.iteration if status else 0, job.task)
+        ui.metricsLabel.text = panel_state.metrics_text(job.metrics)
+        ui.warningsLabel.text = "\n".join(dict.fromkeys(job.warnings))
+        ui.warningsLabel.visible = bool(job.warnings)
+
+    # Curves ----------------------------------------------------------------------------------------------------------
+
+    def showPlot(self) -> None:
+        """Show the chosen chart, and let its axes follow the curves."""
+        charts = self.logic.plotCharts
+        self._isFitDue = False
+        self._fitted = time.monotonic()
+        if not charts:
+            self.ui.plotFrame.hide()
+            return
+        if self._plotWidget is None:
+            self._makePlotWidget()
+        self.ui.plotFrame.show()
+        chart = charts[max(0, self.ui.chartComboBox.currentIndex)]
+        node = self._plotWidget.mrmlPlotViewNode()
+        if node is None:
+            node = self._plotViewNode()
+            self._plotWidget.setMRMLPlotViewNode(node)
+        if node.GetPlotChartNodeID() != chart.GetID():
+            node.SetPlotChartNodeID(chart.GetID())
+        self._plotWidget.plotView().fitToContent()
+
+    def _makePlotWidget(self) -> None:
+        self._plotWidget = slicer.qMRMLPlotWidget()
+        self._plotWidget.setMRMLScene(slicer.mrmlScene)
+        self._plotWidget.setMRMLPlotViewNode(self._plotViewNode())
+        self._plotWidget.controllerWidget().hide()
+        self.ui.plotFrame.layout().addWidget(self._plotWidget)
+
+    @staticmethod
+    def _plotViewNode():
+        node = slicer.mrmlScene.GetSingletonNode(PLOT_VIEW_NAME, "vtkMRMLPlotViewNode")
+        if node is None:
+            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            node.UnRegister(None)
+            node.SetSingletonTag(PLOT_VIEW_NAME)
+            node.SetLayoutName(PLOT_VIEW_NAME)
+            node.SetName(PLOT_VIEW_NAME)
+            node.SetSaveWithScene(False)
+            node = slicer.mrmlScene.AddNode(node)
+        return node
+
+    # Showing ---------------------------------------------------------------------------------------------------------
+
+    def onOpened(self) -> None:
+        self._isOpen = True
+        if self._newestJob() is not None:
+            self._showJob(self.job)
+            self.showPlot()
+
+    def onClosed(self) -> None:
+        self._isOpen = False
+
+    def refresh(self, now) -> None:
+        actions = panel_state.train_actions(now)
+        problem = self._settingsProblem()
+        if problem and actions["startButton"].enabled:
+            actions["startButton"] = panel_state.Action(False, problem)
+        self.enable(actions)
+        node = self.logic.getParameterNode()
+        self._isFilling = True
+        ui = self.ui
+        ui.methodComboBox.setCurrentIndex(max(0, ui.methodComboBox.findData(node.method)))
+        ui.methodLabel.text = panel_state.method_advice(self.method)
+        if ui.minutesSpinBox.value != node.minutes:
+            ui.minutesSpinBox.value = node.minutes
+        self._showPreset(node.minutes)
+        self._fillWarmStarts(now)
+        self._isFilling = False
+        if not now.is_open:
+            self.job = None
+        if self.job is None:
+            ui.progressBar.setValue(0)
+            ui.stageLabel.text = "" if actions["startButton"].enabled else actions["startButton"].why_not
+            ui.metricsLabel.text = ""
+
+    def _fillWarmStarts(self, now) -> None:
+        combo = self.ui.warmStartComboBox
+        wanted = [("", _("nothing: train anew"))]
+        wanted += [(str(card.path), card.name) for card in now.cards if card.model is not None]
+        if [(combo.itemData(index), combo.itemText(index)) for index in range(combo.count)] != wanted:
+            chosen = combo.itemData(combo.currentIndex)
+            combo.clear()
+            for path, name in wanted:
+                combo.addItem(name, path)
+            combo.setCurrentIndex(max(0, combo.findData(chosen)))
+
+    def onSceneEndClose(self) -> None:
+        if self._plotWidget is not None:
+            self._plotWidget.setMRMLPlotViewNode(self._plotViewNode())
+        self._isFitDue = True
+
+    def cleanup(self) -> None:
+        if self._plotWidget is not None:
+            self._plotWidget.setMRMLPlotViewNode(None)
+            self._plotWidget.setMRMLScene(None)

@@ -1,0 +1,199 @@
+"""Small jobs in a process of their own that answer with one JSON object: probing, checking, measuring, installing.
+
+What takes longer than a glance must not run in Slicer's process, nor in one of its threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..doctor import ENGINE_PACKAGES
+from ..processes import end_tree
+from ..streams import PipeLines
+from .compute import Compute
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+_PREPARE = "import json, sys; sys.path.insert(0, {root!r}); "
+
+_PROBE = "from SemiSupSegLib.doctor import examine; print(json.dumps(examine({folder!r}).to_json()))"
+
+_LINT = """
+from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.cohort_lint import lint_cohort
+say = lambda fraction, text: print(json.dumps({{"fraction": fraction, "text": text}}), flush=True)
+found = lint_cohort(Cohort.load({path!r}), say)
+print(json.dumps({{"findings": [each.to_json() for each in found]}}))
+"""
+
+_EVALUATE = """
+from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.learning.evaluation import evaluate_folder
+say = lambda fraction, text="": print(json.dumps({{"fraction": fraction, "text": text}}), flush=True)
+scores = evaluate_folder({folder!r}, Cohort.load({path!r}), {cases!r}, on_progress=say)
+print(json.dumps(scores))
+"""
+
+
+class ConsoleTask:
+    """A program that is polled, never waited for.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The program and its arguments.
+    environment : mapping, optional
+        Its environment; this process's if not given.
+
+    Attributes
+    ----------
+    lines : deque of str
+        The last lines that it printed.
+    answer : dict or None
+        The last JSON object that it printed on a line.
+    exit_code : int or None
+        None while it runs.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None):
+        self.lines: deque[str] = deque(maxlen=400)
+        self.answer: dict[str, Any] | None = None
+        self.exit_code: int | None = None
+        self.was_cancelled = False
+        own_group: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            own_group = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._process = subprocess.Popen(
+            list(arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env={**(os.environ if environment is None else environment), "PYTHONUTF8": "1"},
+            **own_group,
+        )
+        self._pipe = PipeLines(self._process.stdout)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs, as far as the last `poll` knows."""
+        return self.exit_code is None
+
+    def poll(self, budget_ms: float = 10.0) -> list[str]:
+        """Lines that came since the last call; never blocks."""
+        if not self.is_running:
+            return []
+        has_ended = self._process.poll() is not None
+        deadline = time.perf_counter() + budget_ms / 1000
+        new: list[str] = []
+        while time.perf_counter() < deadline:
+            line = self._pipe.next_line()
+            if line is None:
+                break
+            new.append(line.decode("utf-8", "replace").rstrip())
+            self._take(new[-1])
+        else:
+            has_ended = False  # there may be more lines: the next poll reads them
+        if has_ended:
+            self.exit_code = self._process.returncode
+            self._pipe.close()
+        return new
+
+    def cancel(self) -> None:
+        """End it with everything that it started."""
+        if self.is_running:
+            self.was_cancelled = True
+            group = 0 if sys.platform == "win32" else self._process.pid
+            with contextlib.suppress(OSError):
+                end_tree(self._process.pid, group, kill=True)
+
+    def wait(self, seconds: float = 300.0) -> int | None:
+        """Poll until it is over, for scripts and tests; its exit code, None after the time."""
+        deadline = time.monotonic() + seconds
+        while self.is_running and time.monotonic() < deadline:
+            if not self.poll():
+                time.sleep(0.02)
+        return self.exit_code
+
+    def _take(self, line: str) -> None:
+        self.lines.append(line)
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                self.answer = json.loads(line)
+
+
+def probe_task(compute: Compute, folder: Path | str) -> ConsoleTask:
+    """Look what the interpreter that computes has: answers with `doctor.Report.to_json`."""
+    return _python_task(compute, _PROBE.format(folder=str(folder)))
+
+
+def lint_task(cohort: Path) -> ConsoleTask:
+    """Check a cohort's files: answers with ``findings``, and with ``fraction`` and ``text`` on the way."""
+    return _python_task(Compute(), _LINT.format(path=str(cohort)))
+
+
+def evaluate_task(compute: Compute, predictions: Path, cohort: Path, cases: Sequence[str]) -> ConsoleTask:
+    """Measure predictions against the cohort's dense labels: answers with what ``evaluate`` writes."""
+    return _python_task(compute, _EVALUATE.format(folder=str(predictions), path=str(cohort), cases=list(cases)))
+
+
+def _python_task(compute: Compute, script: str) -> ConsoleTask:
+    return ConsoleTask([compute.interpreter, "-c", _PREPARE.format(root=str(_ROOT)) + script], compute.environment)
+
+
+# -- installing -------------------------------------------------------------------------------------------------------
+
+_PINNED = ("numpy", "scipy", "SimpleITK", "torch")
+
+_WRITE_CONSTRAINTS = """
+import importlib.metadata as metadata, sys
+with open(sys.argv[1], "w", encoding="utf-8") as file:
+    for name in sys.argv[2:]:
+        try:
+            file.write(name + "==" + metadata.version(name) + chr(10))
+        except metadata.PackageNotFoundError:
+            pass
+"""
+
+
+def install_steps(
+    compute: Compute, lacking: Sequence[str], constraints: Path, torch_arguments: Sequence[str] | None
+) -> list[list[str]]:
+    """The programs to run, one after the other, so that training's packages are there.
+
+    Packages that are there stay as they are: pip must replace neither Slicer's numpy nor the torch that fits the
+    graphics processor.
+
+    Parameters
+    ----------
+    compute : Compute
+    lacking : sequence of str
+        Names of `doctor.ENGINE_PACKAGES` that are missing or too old.
+    constraints : Path
+        A file that may be written.
+    torch_arguments : sequence of str, optional
+        Arguments of ``python -m`` that install torch, as the PyTorch extension gives them; pip's own choice if None.
+    """
+    python = compute.interpreter
+    minimum = {each.distribution: each.minimum for each in ENGINE_PACKAGES}
+    steps: list[list[str]] = []
+    if "torch" in lacking:
+        below = "<2.13" if sys.platform == "win32" else ""  # 2.13's wheel holds paths that are too long for Windows
+        if torch_arguments and torch_arguments[0] == "light_the_torch":
+            steps.append([python, "-m", "pip", "install", "light-the-torch>=0.5"])
+        arguments = torch_arguments or ["pip", "install", f"torch>={minimum['torch']}{',' if below else ''}{below}"]
+        steps.append([python, "-m", *arguments])
+    others = [f"{name}>={minimum[name]}" for name in lacking if name in minimum and name != "torch"]
+    if others:
+        steps.append([python, "-c", _WRITE_CONSTRAINTS, str(constraints), *_PINNED])
+        steps.append([python, "-m", "pip", "install", "-c", str(constraints), *others])
+    return steps
