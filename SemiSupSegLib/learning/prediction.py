@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..cohort import Cohort
-from ..errors import CohortError, ErrorCode, ModelError, SemiSupSegError
-from ..files import write_json_atomically
+from ..errors import ModelError
 from ..labels import LabelSchema
 from ..models import Model
 from ..segmentation_file import write_segmentation
@@ -22,8 +20,6 @@ from ..volume import (
     Geometry,
     Volume,
     check_image,
-    extension_of,
-    read_volume,
     resample_probabilities,
     write_volume,
 )
@@ -234,71 +230,6 @@ def write_prediction(
         files["uncertainty"] = folder / f"{case}_uncertainty.nrrd"
         write_volume(files["uncertainty"], Volume(prediction.uncertainty, volume.geometry), compress=compress)
     return files
-
-
-def predict_run(session):
-    """Do what a run of task *predict* asks for; one model load for any number of images.
-
-    Parameters
-    ----------
-    session : session.Session
-        Its request names the model, and a cohort with cases or loose images.
-    """
-    from .session import Outcome
-
-    request = session.request
-    settings = PredictionSettings.from_json(request.settings.get("prediction", {}))
-    model = Model.load(request.model)
-    folder = Path(request.settings.get("out") or session.folder.predictions)
-    jobs = list(_jobs(request))
-    device = str(choose_device(settings.device))
-    if not session.hold_device(device):
-        return Outcome()
-    predictor = Predictor.of_model(model, replace(settings, device=device))
-    written, scores = [], {}
-    for index, (case, read) in enumerate(jobs):
-
-        def on_window(fraction: float, index: int = index, case: str = case) -> None:
-            if session.stop is not None:
-                raise Stopped
-            session.emit("progress", stage=f"Predicting {case}", fraction=(index + fraction) / len(jobs),
-                         iteration=index, iterations=len(jobs), seconds_left=None)  # fmt: skip
-
-        try:
-            on_window(0.0)
-            volume = read()
-            prediction = predictor(volume, on_window, case)
-        except Stopped:
-            break
-        files = write_prediction(folder, case, volume, prediction, model.schema, compress=settings.compress)
-        scores[case] = prediction.score
-        written += files.values()
-        session.emit("preview", case=case, files={kind: str(path) for kind, path in files.items()},
-                     score=prediction.score)  # fmt: skip
-        session.heartbeat(index + 1)
-    summary = folder / "predictions.json"
-    write_json_atomically(summary, {"model": model.name, "method": model.method, "uncertainty": scores})
-    return Outcome(files=[*written, summary], iteration=len(scores))
-
-
-def _jobs(request) -> Iterator[tuple[str, Callable[[], Volume]]]:
-    """Name of each image, and how to read it."""
-    if request.cohort:
-        cohort = Cohort.load(request.cohort)
-        wanted = request.settings.get("cases") or [case.id for case in cohort.cases]
-        for case in [cohort.case(each) for each in wanted]:
-            yield case.id, lambda case=case: cohort.read_image(case)
-    names: set[str] = set()
-    for image in request.images:
-        if not Path(image).exists():  # said at once, not after an hour of predicting the others
-            raise SemiSupSegError(f"There is no image '{image}'.", "Check the path.", code=ErrorCode.MISSING_FILE)
-        name = Path(image).name.removesuffix(extension_of(image))
-        if name.casefold() in names:
-            raise CohortError(f"Two images are called '{name}'.", "Predict them into different folders.")
-        names.add(name.casefold())
-        yield name, lambda image=image: read_volume(image)
-    if not request.cohort and not names:
-        raise SemiSupSegError("There is nothing to predict.", "Give a cohort or at least one image.")
 
 
 def _slabs(shape: tuple[int, int, int]) -> Iterator[slice]:

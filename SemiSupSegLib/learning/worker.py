@@ -31,7 +31,7 @@ Task = Callable[[Session], Outcome]
 
 TASKS: Mapping[str, str | Task] = {
     "train": "SemiSupSegLib.learning.training:train",
-    "predict": "SemiSupSegLib.learning.prediction:predict_run",
+    "predict": "SemiSupSegLib.learning.prediction_run:predict_run",
 }
 """What a request can ask for; imported only when it does, since torch takes seconds to import."""
 
