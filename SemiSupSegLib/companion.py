@@ -52,12 +52,15 @@ CACHE_BYTES = 4 * 1024**3
 """The oldest results are deleted when a cache folder grows beyond this; a CT's take 0.3 GB."""
 
 _PROGRESS_SECONDS = 0.1
+_YIELD = 5  # the views come first
 _OWNER_DIED = 4
 
 
 def main() -> int:
     """Serves requests on stdin until it ends; the exit code."""
     faulthandler.enable()
+    if hasattr(os, "nice"):
+        os.nice(_YIELD)
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints is log
     companion = Companion(output)

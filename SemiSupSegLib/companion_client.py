@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,9 +48,10 @@ class SuperpixelRequest:
         Whether they had been made before.
     """
 
-    def __init__(self, shape: tuple[int, int, int], image: Path):
+    def __init__(self, shape: tuple[int, int, int], image: Path, tag: Hashable = None):
         self.id = Command("").id
         self.shape = shape
+        self.tag = tag
         self.fraction = 0.0
         self.seconds_left: float | None = None
         self.is_over = False
@@ -158,7 +159,12 @@ class CompanionClient:
         return "\n".join(self._log)
 
     def compute_superpixels(
-        self, image: np.ndarray, spacing: Sequence[float], settings: SuperpixelSettings | None = None
+        self,
+        image: np.ndarray,
+        spacing: Sequence[float],
+        settings: SuperpixelSettings | None = None,
+        *,
+        tag: Hashable = None,
     ) -> SuperpixelRequest:
         """Asks for the superpixels of an image; a request that isn't over yet gives way.
 
@@ -170,19 +176,25 @@ class CompanionClient:
         spacing : sequence of float
             Size of a voxel along (i, j, k) in millimetres.
         settings : SuperpixelSettings, optional
+        tag : hashable, optional
+            Names the image's content and geometry. If the request that isn't over yet has the same tag and settings, it
+            goes on and is returned, so that asking for the same again loses no time.
 
         Raises
         ------
         SemiSupSegError
             If the image can't be written, or the companion can't be started.
         """
+        tag = None if tag is None else (tag, settings)
+        if tag is not None and self._request is not None and self._request.tag == tag and self.is_running:
+            return self._request
         self.start()
         folder = self._exchange_folder()
         path = temporary_beside(folder / "image").with_suffix(".npy")
         with explained("write", path), open(path, "wb") as file:
             np.save(file, image, allow_pickle=False)
         fields = {"image": str(path), "spacing": [float(size) for size in spacing], "transient": True}
-        return self._ask(SuperpixelRequest(image.shape, path), fields, settings)
+        return self._ask(SuperpixelRequest(image.shape, path, tag), fields, settings)
 
     def cancel(self) -> None:
         """Gives up the request that isn't over yet; the companion stays warm."""
@@ -315,5 +327,6 @@ class CompanionClient:
 
 def _own_group() -> dict:
     if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+        return {"creationflags": flags | subprocess.BELOW_NORMAL_PRIORITY_CLASS}
     return {"start_new_session": True}

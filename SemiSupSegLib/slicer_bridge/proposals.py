@@ -109,9 +109,14 @@ class Proposals:
         return np.where(self._accepted_count == 0, self._table.classes, np.uint8(NOBODY))
 
     @property
+    def proposed_superpixels(self) -> int:
+        """Number of superpixels that are proposed to a segment."""
+        return int(np.count_nonzero(self.classes != NOBODY))
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing is proposed."""
-        return not (self.classes != NOBODY).any()
+        return not self.proposed_superpixels
 
     @property
     def accepted_voxels(self) -> int:

@@ -109,6 +109,14 @@ def test_the_newest_request_wins(client, image, big_image):
     assert len(list(client.cache.glob("*.npy"))) == 1  # the first one was never finished
 
 
+def test_asking_for_the_same_again_goes_on(client, big_image):
+    first = client.compute_superpixels(big_image, SPACING, tag=("scan", 1))
+    until(lambda: client.poll() or first.fraction > 0)
+    assert client.compute_superpixels(big_image, SPACING, tag=("scan", 1)) is first
+    assert client.compute_superpixels(big_image, SPACING, tag=("scan", 2)) is not first
+    assert first.error.code is ErrorCode.CANCELLED
+
+
 def test_a_cancelled_request_leaves_the_companion_warm(client, image, big_image):
     request = client.compute_superpixels(big_image, SPACING)
     until(lambda: client.poll() or request.fraction > 0)

@@ -1,0 +1,81 @@
+"""The one companion of this Slicer, for every Segment Editor in it and for the cohort."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import slicer
+
+from ..companion_client import CompanionClient, SuperpixelRequest
+from ..superpixels import PIXELS_PER_SUPERPIXEL, SuperpixelSettings
+from .nodes import volume_of
+
+PROPOSAL_VOXELS = 256
+"""Voxels of a supervoxel that people paint on: twice what training takes, whose outlines would flood the views."""
+
+
+@functools.cache
+def shared_companion() -> CompanionClient:
+    """The companion; it isn't started before something is asked of it. Results are kept among Slicer's temporary files.
+
+    Close it when Slicer quits; where it isn't, it notices and ends itself.
+    """
+    cache = Path(slicer.app.temporaryPath) / "SemiSupSeg" / "superpixels"
+    return CompanionClient(cache, environment=slicer.util.startupEnvironment())
+
+
+def proposal_settings(
+    spacing: Sequence[float], size_mm: float | None = None, within_slices: bool = False
+) -> SuperpixelSettings:
+    """Superpixels that people paint on: of a size chosen in mm, or such that one can see and click them.
+
+    Parameters
+    ----------
+    spacing : sequence of float
+        Size of a voxel along (i, j, k) in millimetres.
+    size_mm : float, optional
+        Edge length; about `PROPOSAL_VOXELS` voxels each if not given.
+    within_slices : bool
+        Whether superpixels stay within a slice along k.
+    """
+    if not size_mm:
+        size_mm = math.cbrt(PROPOSAL_VOXELS * math.prod(spacing))
+        if within_slices or size_mm < spacing[2]:
+            size_mm = math.sqrt(PIXELS_PER_SUPERPIXEL * spacing[0] * spacing[1])
+        size_mm = round(size_mm, 2)
+    return SuperpixelSettings(size_mm=size_mm, dimensions=2 if within_slices else 3)
+
+
+def prepare_superpixels(
+    volume_node: slicer.vtkMRMLScalarVolumeNode, settings: SuperpixelSettings | None = None
+) -> SuperpixelRequest:
+    """Lets the superpixels of a volume be computed, so that they are there when the effect asks for them.
+
+    Parameters
+    ----------
+    volume_node : vtkMRMLScalarVolumeNode
+    settings : SuperpixelSettings, optional
+        What the effect asks for by default, if not given.
+
+    Returns
+    -------
+    SuperpixelRequest
+        Nobody needs to wait for it.
+
+    Raises
+    ------
+    SemiSupSegError
+        If the volume has no voxels, or the companion can't be started.
+    """
+    volume = volume_of(volume_node)
+    settings = settings or proposal_settings(volume.geometry.spacing)
+    tag = source_tag(volume_node, volume.array.shape)
+    return shared_companion().compute_superpixels(volume.array, volume.geometry.spacing, settings, tag=tag)
+
+
+def source_tag(volume_node: slicer.vtkMRMLScalarVolumeNode, shape: tuple[int, int, int]) -> tuple:
+    """What names a source volume's voxels as they are now, brought onto a grid of a shape."""
+    return volume_node.GetID(), volume_node.GetImageData().GetMTime(), volume_node.GetSpacing(), shape
