@@ -1,3 +1,4 @@
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -7,13 +8,12 @@ from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
+    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
 
-try:
-    import SemiSupSegLib
-except ImportError:
+if importlib.util.find_spec("SemiSupSegLib") is None:
     # In a source checkout Slicer knows this folder only; the library lies beside it.
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -203,3 +203,33 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     ).format(name=node.GetName())
                     self.logic.resolveConflict(node, "scene" if ask(question) else "cohort")
         self.desk.refresh(cards=True)
+
+
+class SemiSupSegTest(ScriptedLoadableModuleTest):
+    """The straight road, as a person walks it; run by ctest and by the Reload and Test button.
+
+    Training needs a Python with torch: the one chosen in the panel Setup, or that of the environment variable
+    SEMISUPSEG_PYTHON. Without one, the test ends after the strokes.
+    """
+
+    def setUp(self):
+        slicer.mrmlScene.Clear(0)
+
+    def runTest(self):
+        self.setUp()
+        self.test_straightRoad()
+
+    def test_straightRoad(self):
+        from SemiSupSegWidgets.selfTest import StraightRoad
+
+        with StraightRoad(self) as road:
+            road.openSample()
+            road.scribble()
+            road.propose()
+            if road.canTrain():
+                road.train()
+                road.predict()
+                road.correct()
+                road.retrain()
+            road.reloadScene()
+        self.assertNotIn("torch", sys.modules)

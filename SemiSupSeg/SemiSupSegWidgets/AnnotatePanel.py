@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
 from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.results import painted_state
 from SemiSupSegLib.slicer_bridge.segments import read_layers
 
@@ -115,7 +116,6 @@ class AnnotatePanel(Panel):
         self.editor.setActiveEffect(None)
         self.editor.uninstallKeyboardShortcuts()
         self.editor.removeViewObservations()
-        self.editor.setMRMLScene(None)
 
     # The case --------------------------------------------------------------------------------------------------------
 
@@ -131,7 +131,9 @@ class AnnotatePanel(Panel):
         self.desk.refresh()
 
     def showNodes(self, nodes) -> None:
-        """Paint on nodes that show a case already."""
+        """Paint on nodes that show the case already; what was painted on before is hidden."""
+        if self._nodesAreAlive() and self.nodes.annotation is not nodes.annotation:
+            self.nodes.annotation.GetDisplayNode().SetVisibility(False)
         self.nodes = nodes
         self._edit(None)
 
@@ -181,7 +183,9 @@ class AnnotatePanel(Panel):
         if state != self._countedState:
             self._countedState = state
             total = int(np.prod(self.nodes.volume.GetImageData().GetDimensions()))
-            self.ui.annotatedLabel.text = panel_state.annotated_text(countVoxels(self.nodes.annotation), total)
+            counts = countVoxels(self.nodes.annotation)
+            kind = self.nodes.annotation.GetAttribute(KIND_ATTRIBUTE)
+            self.ui.annotatedLabel.text = panel_state.annotated_text(counts, total, kind)
 
     # The classes -----------------------------------------------------------------------------------------------------
 

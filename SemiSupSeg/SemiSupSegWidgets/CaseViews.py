@@ -45,7 +45,7 @@ class CaseViews:
         return None if now == self._window else now
 
     def jumpToSlice(self, volumeNode, k: int) -> None:
-        """Center the slice views on a slice of a scan, given by its index along the third axis."""
+        """Move the slice views to a slice of a scan, given by its index along the third axis; zoom and pan stay."""
         size = volumeNode.GetImageData().GetDimensions()
         toRAS = vtk.vtkMatrix4x4()
         volumeNode.GetIJKToRASMatrix(toRAS)
@@ -53,7 +53,7 @@ class CaseViews:
         toWorld = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(volumeNode.GetParentTransformNode(), None, toWorld)
         for node in _sliceNodes():
-            node.JumpSliceByCentering(*toWorld.TransformPoint(position))
+            node.JumpSliceByOffsetting(*toWorld.TransformPoint(position))
 
     @staticmethod
     def _fieldsOfView() -> list:

@@ -63,6 +63,7 @@ class CohortPanel(Panel):
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
         header.setMinimumSectionSize(40)
+        header.setDefaultAlignment(qt.Qt.AlignLeft)
         table.connect("itemSelectionChanged()", self.onSelectionChanged)
         table.connect("cellDoubleClicked(int,int)", lambda row, column: self.show(table.item(row, 0).text()))
         self._dropFilter = DropFilter(self.onFilesDropped)

@@ -138,10 +138,15 @@ class ResultsPanel(Panel):
                 model=card.path if card is not None and card.model is not None else None,
                 probability=self.ui.probabilityCheckBox.checked,
                 uncertainty=self.ui.uncertaintyCheckBox.checked,
-                settings=[f"device={self.desk.device}"],
+                settings=self._settings(),
                 **what,
             )
         self.desk.refresh()
+
+    def _settings(self) -> list:
+        """Device and threads are chosen once, for trainings and predictions."""
+        threads = dict(self.logic.getParameterNode().settings).get("threads", "")
+        return [f"device={self.desk.device}"] + [f"threads={threads}"] * bool(threads)
 
     def cancel(self) -> None:
         if self.job is not None:

@@ -198,7 +198,8 @@ class TrainPanel(Panel):
         """Show what the network says of the shown case, if it said something."""
         if self.logic.isOpen and self.desk.shown in self.logic.project.previews:
             with self.desk.attempt(waitCursor=False):
-                self.logic.showPreview(self.desk.shown)
+                nodes = self.logic.showPreview(self.desk.shown)
+                nodes.segmentation.GetDisplayNode().SetVisibility2DFill(False)  # the strokes stay visible below
 
     def onJobOver(self, job) -> None:
         if job.task == "train":

@@ -312,7 +312,7 @@ CASE_COLUMNS = 6
 
 def case_headers() -> tuple[str, ...]:
     """Headers of the case table."""
-    return _("Case"), _("Size"), _("Annotation"), _("Role"), _("Prediction"), _("Status")
+    return _("Case"), _("Voxels, mm"), _("Annotation"), _("Role"), _("Result"), _("Status")
 
 
 def case_cells(row: CaseRow, findings: Iterable[Finding] = ()) -> tuple[str, ...]:
@@ -331,17 +331,16 @@ def dimensions_text(row: CaseRow) -> str:
     """Voxels and, below, millimetres."""
     if row.dimensions is None or row.spacing is None:
         return "?"
-    return "×".join(map(str, row.dimensions)) + "\n" + "×".join(f"{each:.3g}" for each in row.spacing) + " mm"
+    return "×".join(map(str, row.dimensions)) + "\n" + "×".join(f"{each:.3g}" for each in row.spacing)
 
 
 def annotation_text(row: CaseRow) -> str:
     """What is annotated of a case."""
     if row.annotation == "none":
         return _("none")
-    kept = "" if row.labeled else "\n" + _("(to measure)")
     if row.annotation == "dense":
-        return _("dense") + kept
-    return _("scribbles {percent}").format(percent=percent(row.annotated_fraction)) + kept
+        return _("dense") if row.labeled else _("dense,\nto measure")
+    return _("scribbles\n{percent}").format(percent=percent(row.annotated_fraction))
 
 
 def prediction_text(row: CaseRow) -> str:
@@ -403,7 +402,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
-def annotated_text(counts: Mapping[str, int], total: int) -> str:
+def annotated_text(counts: Mapping[str, int], total: int, kind: str = "scribble") -> str:
     """How much of the shown case is annotated, in all and by class.
 
     Parameters
@@ -412,6 +411,7 @@ def annotated_text(counts: Mapping[str, int], total: int) -> str:
         Voxels by the class's name.
     total : int
         Voxels of the scan.
+    kind : {"scribble", "label"}
     """
     if total <= 0 or not sum(counts.values()):
         return _("Nothing is annotated on this case yet.")
@@ -509,7 +509,8 @@ def computer_text(report: Mapping[str, object] | None) -> str:
     if report is None:
         return _("Nobody has looked yet what this computer has.")
     if report["ready"]:
-        return _("Ready: training runs on {device}.").format(device=report["best_device"])
+        names = {each["key"]: each["name"] for each in report["devices"]}
+        return _("Ready: training runs on {device}.").format(device=names.get(report["best_device"], "?"))
     return _("Not ready to train.") + "\n" + "\n".join(_advice_lines(report, blocking=True))
 
 

@@ -1,0 +1,266 @@
+"""The steps of the module's self-test, and the clock that measures how long they hold up Slicer's window."""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import qt
+import slicer
+
+from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
+
+from .sampleCohort import makeSampleCohort
+from .superpixelsEffect import superpixelsEffectName
+
+TINY = {"plan.patch": "32, 32, 16", "plan.features": "8, 16, 16", "plan.batch_size": "1", "threads": "1"}
+"""A network that trains in seconds on one core of a processor."""
+
+TRAIN_MINUTES = 0.5
+RETRAIN_MINUTES = 0.1
+LONGEST_SECONDS = 600
+TICK_MILLISECONDS = 20
+
+
+class HoldClock:
+    """How long the window stood still at most: a timer of 20 ms, and when its ticks came.
+
+    Attributes
+    ----------
+    longest : float
+        Longest hold, in ms, by the wall clock: on a busy computer other programs count, too.
+    longestComputing : float
+        Longest time, in ms, that Slicer's main thread itself computed between two ticks.
+    """
+
+    def __init__(self):
+        self.longest = self.longestComputing = 0.0
+        self._last = None
+        self._timer = qt.QTimer()
+        self._timer.setTimerType(qt.Qt.PreciseTimer)
+        self._timer.setInterval(TICK_MILLISECONDS)
+        self._timer.connect("timeout()", self._tick)
+
+    def start(self) -> None:
+        self._last = None
+        self._timer.start()
+
+    def stop(self) -> None:
+        self._timer.stop()
+
+    def _tick(self) -> None:
+        now = time.perf_counter(), time.thread_time()
+        if self._last is not None:
+            self.longest = max(self.longest, 1000 * (now[0] - self._last[0]) - TICK_MILLISECONDS)
+            self.longestComputing = max(self.longestComputing, 1000 * (now[1] - self._last[1]))
+        self._last = now
+
+
+class StraightRoad:
+    """The steps, in order.
+
+    Parameters
+    ----------
+    test : unittest.TestCase
+    """
+
+    def __init__(self, test):
+        self.test = test
+        self.clock = HoldClock()
+        self._report = []
+
+    def __enter__(self):
+        slicer.util.selectModule("SemiSupSeg")
+        self.widget = slicer.util.getModuleWidget("SemiSupSeg")
+        self.desk, self.logic = self.widget.desk, self.widget.logic
+        self.folder = Path(tempfile.mkdtemp(prefix="SemiSupSeg-test-"))
+        manager = slicer.app.layoutManager()
+        if manager is not None:
+            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.clock.stop()
+        self.logic.closeCohort()
+        slicer.mrmlScene.Clear(0)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        print("\n".join(self._report))
+
+    def _say(self, text: str) -> None:
+        self._report.append(f"SemiSupSeg self-test: {text}")
+        print(self._report[-1], flush=True)
+        slicer.util.showStatusMessage(text)
+
+    def _panel(self, name: str):
+        self.desk.openPanel(name)
+        self._wait(0.3)
+        return self.desk.panel(name)
+
+    def _wait(self, seconds: float, until=lambda: False) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            slicer.app.processEvents()
+            time.sleep(0.002)
+        return until()
+
+    def openSample(self) -> None:
+        """Load the sample and look at the table."""
+        panel = self._panel("CohortPanel")
+        panel.open(makeSampleCohort(self.folder / "sample"))
+        self._wait(0.5)
+        self.test.assertEqual(panel.ui.caseTable.rowCount, 10)
+        self.test.assertTrue(panel.ui.checkButton.enabled)
+        self.test.assertFalse(panel.ui.removeButton.enabled)
+        panel.check()
+        self.test.assertTrue(self._wait(120, lambda: not self.desk.checking), "the check of the cohort didn't end")
+        self._say("sample opened and checked, 10 cases")
+
+    def scribble(self) -> None:
+        """Paint a stroke with the mouse on a case that nobody annotated, and wait until it is on disk."""
+        annotate = self._panel("AnnotatePanel")
+        annotate.showCase("phantom_04")
+        self._wait(1)
+        self.test.assertEqual(annotate.editor.activeEffect().name, "Paint")
+        annotate.editor.setCurrentSegmentID(self.logic.classes.classes[0].segment_id)
+        self._stroke()
+        path = self.logic.project.folder / "scribbles" / "phantom_04_scribble.seg.nrrd"
+        self.test.assertTrue(self._wait(20, path.is_file), "the stroke wasn't written")
+        self.test.assertEqual(self.desk.situation().row("phantom_04").annotation, "scribbles")
+        self.logic.setCaseLabeled("phantom_04", True)
+        self._say("stroke painted and written")
+
+    def _stroke(self) -> None:
+        widget = slicer.app.layoutManager().sliceWidget("Red")
+        before = sum(self._counts().values())
+        view = widget.sliceView()
+        middle = view.width // 2, view.height // 2
+        slicer.util.clickAndDrag(widget, start=middle, end=(middle[0] + 40, middle[1] + 10), steps=8)
+        self._wait(0.5)
+        self.test.assertGreater(sum(self._counts().values()), before, "the mouse painted nothing")
+
+    def _counts(self) -> dict:
+        from .AnnotatePanel import countVoxels
+
+        return countVoxels(self.desk.panel("AnnotatePanel").nodes.annotation)
+
+    def propose(self) -> None:
+        """Switch the superpixel proposals on and off again."""
+        name = superpixelsEffectName()
+        if not name:
+            self._say("no superpixel effect, skipped")
+            return
+        panel = self._panel("AnnotatePanel")
+        panel.ui.superpixelsButton.click()
+        self._wait(1)
+        self.test.assertEqual(panel.editor.activeEffect().name, name)
+        panel.ui.superpixelsButton.click()
+        self._wait(0.5)
+        self.test.assertEqual(panel.editor.activeEffect().name, "Paint")
+        self._say("proposals switched on and off")
+
+    def canTrain(self) -> bool:
+        """Look at the computer as the panel Setup does; whether it can train."""
+        panel = self._panel("SetupPanel")
+        panel.check()
+        self.test.assertTrue(self._wait(300, lambda: not self.desk.checking), "the check of the computer didn't end")
+        ready = self.desk.report is not None and self.desk.report["ready"]
+        self._say("computer checked" if ready else "no torch here: training is skipped")
+        return ready
+
+    def train(self) -> None:
+        """Train half a minute, with curves and a live preview, and measure how long the window stands still."""
+        self._train(TRAIN_MINUTES, warmStart=False)
+        self.test.assertTrue(self.logic.plotCharts)
+        self._say("trained; " + self._holds())
+
+    def retrain(self) -> None:
+        """Go on from the model with the corrected case."""
+        self._train(RETRAIN_MINUTES, warmStart=True)
+        self._say("retrained from the model; " + self._holds())
+
+    def _train(self, minutes: float, warmStart: bool) -> None:
+        self.logic.getParameterNode().settings = TINY
+        panel = self._panel("TrainPanel")
+        panel.ui.minutesSpinBox.value = minutes
+        panel.ui.warmStartComboBox.setCurrentIndex(1 if warmStart else 0)
+        self._wait(0.3)
+        self.test.assertTrue(panel.ui.startButton.enabled, panel.ui.startButton.toolTip)
+        panel.ui.startButton.click()
+        self._wait(0.5)
+        self.test.assertFalse(panel.ui.startButton.enabled)
+        self.test.assertTrue(panel.ui.cancelButton.enabled)
+        self.clock.start()
+        isOver = self._wait(LONGEST_SECONDS, lambda: self.logic.training is None)
+        self.clock.stop()
+        self.test.assertTrue(isOver, f"still at: {panel.ui.stageLabel.text}")
+        self.test.assertEqual(panel.job.state, "finished", f"{panel.job.error}")
+        self._wait(0.5)
+
+    def predict(self) -> None:
+        """Segment all cases; look at the most doubtful one."""
+        panel = self._panel("ResultsPanel")
+        self.test.assertEqual(panel.ui.modelList.count, 1)
+        panel.ui.predictAllButton.click()
+        self.clock.start()
+        isOver = self._wait(LONGEST_SECONDS, lambda: panel.job is not None and not panel.job.is_running)
+        self.clock.stop()
+        self.test.assertTrue(isOver, f"still at: {panel.ui.stageLabel.text}")
+        self.test.assertEqual(panel.job.state, "finished", f"{panel.job.error}")
+        self._wait(0.5)
+        self.test.assertEqual(panel.ui.rankingTable.rowCount, 10)
+        panel.look("phantom_02")
+        self._wait(0.5)
+        self.test.assertEqual(self.desk.shown, "phantom_02")
+        self.test.assertIsNotNone(panel.nodes.uncertainty)
+        self.test.assertGreater(panel.ui.slicesList.count, 0)
+        self._say("10 cases segmented and ranked; " + self._holds())
+
+    def correct(self) -> None:
+        """Copy the result into the annotation, and paint on it."""
+        panel = self.desk.panel("ResultsPanel")
+        self.test.assertTrue(panel.ui.correctButton.enabled)
+        panel.correct()
+        self._wait(0.5)
+        annotate = self.desk.panel("AnnotatePanel")
+        self.test.assertEqual(annotate.nodes.annotation.GetAttribute(KIND_ATTRIBUTE), "label")
+        segment = min(self._counts().items(), key=lambda item: item[1])[0]
+        segmentation = annotate.nodes.annotation.GetSegmentation()
+        annotate.editor.setCurrentSegmentID(segmentation.GetSegmentIdBySegmentName(segment))
+        annotate.editor.setActiveEffectByName("Paint")
+        before = self._counts()
+        self._paintIn(segment)
+        self.test.assertNotEqual(self._counts(), before)
+        self.logic.saveEdits()
+        self.test.assertEqual(self.desk.situation().row("phantom_02").annotation, "dense")
+        self._say("result corrected")
+
+    def _paintIn(self, name: str) -> None:
+        widget = slicer.app.layoutManager().sliceWidget("Red")
+        view = widget.sliceView()
+        for offset in (-60, 0, 60):
+            start = view.width // 2 + offset, view.height // 2 + offset // 2
+            slicer.util.clickAndDrag(widget, start=start, end=(start[0] + 30, start[1]), steps=6)
+        self._wait(0.3)
+
+    def reloadScene(self) -> None:
+        """Save the scene, close it, load it again: the cohort and its case are back."""
+        shown = self.desk.shown
+        path = self.folder / "scene.mrb"
+        self.test.assertTrue(slicer.util.saveScene(str(path)))
+        slicer.mrmlScene.Clear(0)
+        self._wait(0.5)
+        self.test.assertEqual(self.desk.shown, "")
+        self.test.assertIsNone(self.desk.panel("AnnotatePanel").nodes)
+        self.logic.closeCohort()
+        slicer.util.loadScene(str(path))
+        self._wait(1)
+        self.test.assertTrue(self.logic.isOpen)
+        self.test.assertEqual(self.logic.project.folder, self.folder / "sample")
+        self.test.assertEqual(self.desk.shown, shown)
+        self._say("scene saved, closed and loaded again")
+
+    def _holds(self) -> str:
+        return (
+            f"longest hold {self.clock.longest:.0f} ms by the wall clock, "
+            f"{self.clock.longestComputing:.0f} ms of computing between two ticks"
+        )
