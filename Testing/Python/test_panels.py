@@ -1,0 +1,391 @@
+"""The panels: their ``.ui`` files fit the code that uses them, and their decisions, which need no Qt.
+
+What only a running Slicer shows (drawing, painting, training from the window) is the module's own self-test,
+`SemiSupSegTest`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("slicer")
+
+from SemiSupSegLib.cohort_lint import Finding
+from SemiSupSegLib.events import Event
+from SemiSupSegLib.runs import State
+from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge.case_table import CaseRow
+from SemiSupSegLib.slicer_bridge.compute import Compute
+from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, lint_task
+from SemiSupSegLib.slicer_bridge.panel_state import Situation
+from SemiSupSegLib.slicer_bridge.shelf import Card
+from SemiSupSegLib.training_settings import METHODS, TrainingSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDGETS = ROOT / "SemiSupSeg" / "SemiSupSegWidgets"
+UI = ROOT / "SemiSupSeg" / "Resources" / "UI"
+PANELS = sorted(path.stem for path in UI.glob("*.ui"))
+
+SIGNALS = {
+    "QPushButton": {"clicked(bool)"},
+    "QToolButton": {"clicked(bool)", "toggled(bool)"},
+    "QCheckBox": {"toggled(bool)"},
+    "QComboBox": {"activated(int)", "currentIndexChanged(int)"},
+    "QDoubleSpinBox": {"valueChanged(double)"},
+    "QLineEdit": {"textChanged(QString)"},
+    "QDialogButtonBox": {"accepted()", "rejected()"},
+    "QListWidget": {"itemDoubleClicked(QListWidgetItem*)", "itemClicked(QListWidgetItem*)", "itemSelectionChanged()"},
+    "QTableWidget": {
+        "itemSelectionChanged()",
+        "cellDoubleClicked(int,int)",
+        "cellClicked(int,int)",
+        "itemChanged(QTableWidgetItem*)",
+    },
+}
+"""The signals that the panels connect, copied from Qt 5.15's documentation; a misspelt one is silent in PythonQt."""
+
+
+def widgets_of(panel: str) -> dict[str, str]:
+    """Names and classes of the widgets in a ``.ui`` file."""
+    return {
+        each.get("name"): each.get("class") for each in ElementTree.parse(UI / f"{panel}.ui").getroot().iter("widget")
+    }
+
+
+def names_used(panel: str) -> set[str]:
+    """The X of every ``self.ui.X`` and ``ui.X`` in a panel's code."""
+    text = (WIDGETS / f"{panel}.py").read_text(encoding="utf-8")
+    return set(re.findall(r"\bui\.(\w+)", text))
+
+
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_ui_file_for_every_panel():
+    assert PANELS == ["AddFolderDialog", "AnnotatePanel", "CohortPanel", "ResultsPanel", "SetupPanel", "TrainPanel"]
+    assert all((WIDGETS / f"{name}.py").is_file() for name in PANELS)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_widget_that_the_code_uses_is_in_the_ui_file(panel):
+    assert names_used(panel) - widgets_of(panel).keys() == set()
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_names_in_a_ui_file_are_unique(panel):
+    names = [each.get("name") for each in ElementTree.parse(UI / f"{panel}.ui").getroot().iter("widget")]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_ui_file_needs_no_designer_plugin_and_fixes_no_geometry(panel):
+    root = ElementTree.parse(UI / f"{panel}.ui").getroot()
+    assert all(each.get("class").startswith("Q") for each in root.iter("widget"))
+    assert not [each for each in root.iter("property") if each.get("name") in ("geometry", "maximumSize")]
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_no_panel_asks_for_more_than_560_pixels(panel):
+    root = ElementTree.parse(UI / f"{panel}.ui").getroot()
+    sizes = [each for each in root.iter("property") if each.get("name") == "minimumSize"]
+    assert all(int(each.findtext("size/width")) <= 520 for each in sizes)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_every_button_says_what_it_does(panel):
+    for each in ElementTree.parse(UI / f"{panel}.ui").getroot().iter("widget"):
+        if each.get("class") in ("QPushButton", "QToolButton"):
+            assert each.findtext("property[@name='toolTip']/string"), each.get("name")
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_signals_that_are_connected_exist(panel):
+    text = (WIDGETS / f"{panel}.py").read_text(encoding="utf-8")
+    classes = widgets_of(panel)
+    connected = re.findall(r'\bui\.(\w+)\.connect\(\s*"([^"]+)"', text)
+    assert connected
+    for name, signal in connected:
+        assert signal in SIGNALS[classes[name]], (name, signal)
+
+
+@pytest.mark.parametrize("path", sorted(WIDGETS.glob("*.py")), ids=lambda path: path.stem)
+def test_methods_that_are_connected_exist(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bases = ast.parse((WIDGETS / "Panel.py").read_text(encoding="utf-8"))
+    inherited = {each.name for each in ast.walk(bases) if isinstance(each, ast.FunctionDef)}
+    for kind in [each for each in tree.body if isinstance(each, ast.ClassDef)]:
+        own = {each.name for each in kind.body if isinstance(each, ast.FunctionDef)} | inherited
+        own |= {
+            target.attr
+            for each in ast.walk(kind)
+            if isinstance(each, ast.Assign | ast.AnnAssign)
+            for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
+            if isinstance(target, ast.Attribute)
+        }
+        for call in [each for each in ast.walk(kind) if isinstance(each, ast.Call)]:
+            function = call.func
+            if isinstance(function, ast.Attribute) and ast.unparse(function.value) == "self":
+                assert function.attr in own, f"{kind.name}.{function.attr}"
+
+
+@pytest.mark.parametrize("path", sorted(WIDGETS.glob("*.py")), ids=lambda path: path.stem)
+def test_translated_texts_are_plain_literals(path):
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "_":
+            assert isinstance(call.args[0], ast.Constant), ast.unparse(call)
+
+
+def test_decisions_are_made_for_buttons_that_exist():
+    now = Situation()
+    for panel, actions in (
+        ("SetupPanel", panel_state.setup_actions(now)),
+        ("CohortPanel", panel_state.cohort_actions(now)),
+        ("AnnotatePanel", panel_state.annotate_actions(now)),
+        ("TrainPanel", panel_state.train_actions(now)),
+        ("ResultsPanel", panel_state.results_actions(now)),
+    ):
+        assert actions.keys() <= widgets_of(panel).keys()
+
+
+# -- which button works -----------------------------------------------------------------------------------------------
+
+ROW = CaseRow("a", (64, 64, 32), (1.0, 1.0, 2.5), "none", 0.0, "train", True, False, None, "new")
+STROKES = replace(ROW, annotation="scribbles", annotated_fraction=0.01, status="annotated")
+
+
+def card(**changes) -> Card:
+    """A finished run, without a model."""
+    return replace(Card(Path("run"), "first", "sp3", State.FINISHED, 200, None, 3 * 2**20), **changes)
+
+
+def all_actions(now: Situation) -> dict:
+    """The decisions of all panels, by panel and button."""
+    kinds = ("setup", "cohort", "annotate", "train", "results")
+    return {
+        (kind, name): action for kind in kinds for name, action in getattr(panel_state, f"{kind}_actions")(now).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        Situation(),
+        Situation(is_open=True),
+        Situation(is_open=True, rows=(ROW,), selected=("a",), shown="a", volumes=1, ready=False),
+        Situation(is_open=True, rows=(STROKES,), training=State.RUNNING, ready=True),
+        Situation(is_open=True, rows=(STROKES,), predicting=True, checking=True, installing=True),
+    ],
+)
+def test_a_button_that_cannot_work_says_why(now):
+    for which, action in all_actions(now).items():
+        assert action.enabled or action.why_not.endswith("."), which
+        assert not (action.enabled and action.why_not), which
+
+
+def test_without_a_cohort_one_can_only_begin():
+    works = {name for (_, name), action in all_actions(Situation()).items() if action.enabled}
+    assert works == {"newButton", "openButton", "sampleButton", "checkButton", "pythonBrowseButton"} | {
+        "pythonDefaultButton"
+    }
+
+
+def test_training_needs_strokes_on_a_training_case():
+    start = lambda *rows: panel_state.train_actions(Situation(is_open=True, rows=rows))["startButton"]  # noqa: E731
+    assert "Scribble" in start(ROW).why_not
+    assert "Scribble" in start(replace(STROKES, role="test")).why_not
+    assert "Scribble" in start(replace(STROKES, labeled=False)).why_not
+    assert start(STROKES).enabled
+
+
+def test_an_unready_computer_does_not_train_but_an_unknown_one_may_try():
+    now = Situation(is_open=True, rows=(STROKES,))
+    assert panel_state.train_actions(now)["startButton"].enabled
+    assert "Setup" in panel_state.train_actions(replace(now, ready=False))["startButton"].why_not
+
+
+def test_a_running_training_pauses_and_a_paused_one_continues():
+    now = Situation(is_open=True, rows=(STROKES,), shown="a", training=State.RUNNING)
+    names = ("startButton", "pauseButton", "continueButton", "cancelButton", "previewButton")
+    enabled = lambda now: [panel_state.train_actions(now)[name].enabled for name in names]  # noqa: E731
+    assert enabled(now) == [False, True, False, True, True]
+    assert enabled(replace(now, training=State.PAUSED)) == [False, False, True, True, False]
+    assert enabled(replace(now, training=None)) == [True, False, False, False, False]
+
+
+def test_another_cohort_waits_for_the_run():
+    actions = panel_state.cohort_actions(Situation(is_open=True, rows=(ROW,), predicting=True))
+    assert not actions["openButton"].enabled
+    assert actions["addFilesButton"].enabled
+
+
+def test_classes_are_settled_once_something_is_annotated():
+    def removable(row):
+        return panel_state.annotate_actions(Situation(is_open=True, rows=(row,)))["removeClassButton"].enabled
+
+    assert removable(ROW)
+    assert not removable(STROKES)
+
+
+def test_first_and_last_case_have_no_neighbour():
+    rows = (ROW, replace(ROW, id="b"))
+    at = lambda shown: panel_state.annotate_actions(Situation(is_open=True, rows=rows, shown=shown))  # noqa: E731
+    assert [at("a")[name].enabled for name in ("previousCaseButton", "nextCaseButton")] == [False, True]
+    assert [at("b")[name].enabled for name in ("previousCaseButton", "nextCaseButton")] == [True, False]
+
+
+def test_results_need_a_model_and_correction_a_prediction():
+    now = Situation(is_open=True, rows=(replace(ROW, has_prediction=True),), shown="a", cards=(card(),))
+    assert not panel_state.results_actions(now)["predictAllButton"].enabled
+    assert panel_state.results_actions(replace(now, cards=(card(model=object()),)))["predictAllButton"].enabled
+    assert panel_state.results_actions(now)["correctButton"].enabled
+    assert not panel_state.results_actions(replace(now, rows=(ROW,)))["correctButton"].enabled
+
+
+def test_a_working_run_is_not_deleted_and_a_finished_one_not_resumed():
+    def actions(chosen):
+        return panel_state.results_actions(Situation(is_open=True, cards=(chosen,), card=chosen))
+
+    assert not actions(card(state=State.RUNNING))["deleteButton"].enabled
+    assert not actions(card())["resumeButton"].enabled
+    stopped = card(state=State.CANCELLED, can_resume=True)
+    assert actions(stopped)["deleteButton"].enabled
+    assert actions(stopped)["resumeButton"].enabled
+
+
+# -- how things are said ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_a_text_for_every_header():
+    assert len(panel_state.case_cells(ROW)) == len(panel_state.case_headers()) == panel_state.CASE_COLUMNS
+    assert panel_state.case_cells(replace(ROW, dimensions=None, spacing=None))[1] == "?"
+
+
+def test_findings_show_in_their_row_with_what_to_do():
+    findings = (Finding("a", "warning", "It is odd.", "Look at it."), Finding("b", "error", "Bad.", "Fix it."))
+    assert panel_state.status_icon(ROW, findings) == "warning"
+    assert panel_state.status_tip(ROW, findings) == "a: It is odd. Look at it."
+    assert panel_state.status_icon(replace(ROW, problem="Unreadable."), ()) == "error"
+
+
+def test_the_annotated_share_names_what_is_missing():
+    text = panel_state.annotated_text({"liver": 50, "background": 0}, 1000)
+    assert "liver 5.0 %" in text
+    assert "Not painted yet: background" in text
+    assert panel_state.annotated_text({"liver": 0}, 1000).startswith("Nothing")
+
+
+def test_progress_says_stage_iterations_and_time():
+    event = Event(
+        "progress", 0.0, {"stage": "Training", "fraction": 0.5, "iteration": 5, "iterations": 10, "seconds_left": 61}
+    )
+    assert panel_state.progress_text(event, State.RUNNING) == "Training, iteration 5 of 10, 1:01 left"
+    assert panel_state.progress_percent(event) == 50
+    assert panel_state.progress_percent(None) == -1
+    assert panel_state.progress_text(event, State.PAUSED) == "Paused"
+
+
+def test_every_method_has_a_title_and_advice_in_two_lines():
+    for method in METHODS:
+        assert panel_state.method_title(method) != method
+        assert panel_state.method_advice(method).count("\n") == 1
+
+
+def test_every_state_has_a_word():
+    assert len({panel_state.state_text(state) for state in State}) == len(State)
+
+
+def test_presets_are_3_20_and_120_minutes():
+    assert [each.minutes for each in panel_state.presets()] == [3, 20, 120]
+    assert panel_state.preset_of(20) == 1
+    assert panel_state.preset_of(7) == -1
+
+
+# -- the Advanced form ------------------------------------------------------------------------------------------------
+
+DESCRIPTIONS = tuple(TrainingSettings.describe())
+
+
+def test_the_form_offers_every_setting_that_no_other_widget_asks_for():
+    offered = {
+        each.key
+        for method in METHODS
+        for members in panel_state.form_groups(DESCRIPTIONS, method).values()
+        for each in members
+    }
+    assert {each.key for each in DESCRIPTIONS} - offered == set(panel_state.ON_THE_PANEL)
+
+
+def test_the_form_shows_only_the_chosen_methods_own_settings():
+    groups = panel_state.form_groups(DESCRIPTIONS, "sgrs")
+    assert "sgrs" in groups
+    assert "sp3" not in groups
+
+
+def test_an_untouched_form_changes_nothing():
+    texts = {each.key: panel_state.setting_text(each.default) for each in DESCRIPTIONS}
+    assert panel_state.changed_settings(texts, DESCRIPTIONS) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("plan.patch", "32, 32, 16", (32, 32, 16)),
+        ("plan.batch_size", "2", 2),
+        ("plan.batch_size", "", None),
+        ("augmentation.mirror", "true, false, false", (True, False, False)),
+        ("deep_supervision", "true", True),
+        ("optimizer.name", "sgd", "sgd"),
+    ],
+)
+def test_texts_of_the_form_become_settings(key, text, value):
+    settings = TrainingSettings().with_overrides(panel_state.assignments({key: text}, "sp3"))
+    for part in key.split("."):
+        settings = getattr(settings, part)
+    assert settings == value
+
+
+def test_settings_of_other_methods_stay_at_home():
+    assert panel_state.assignments({"sgrs.weight": "2", "seed": "3"}, "sp3") == ["seed=3"]
+
+
+# -- small jobs in a process of their own -----------------------------------------------------------------------------
+
+
+def test_the_last_json_line_is_the_answer():
+    task = ConsoleTask([Compute().interpreter, "-c", "print('log'); print('{\"a\": 1}'); print('bye')"])
+    assert task.wait(60) == 0
+    assert task.answer == {"a": 1}
+    assert list(task.lines) == ["log", '{"a": 1}', "bye"]
+
+
+def test_a_cancelled_task_ends_at_once():
+    task = ConsoleTask([Compute().interpreter, "-c", "import time; time.sleep(600)"])
+    task.cancel()
+    assert task.wait(30) not in (None, 0)
+    assert task.was_cancelled
+
+
+def test_lint_runs_in_its_own_process(tmp_path):
+    from SemiSupSegLib.phantom import make_phantom_cohort
+
+    cohort = make_phantom_cohort(tmp_path, 2, (12, 24, 24), n_scribbled=1, n_test=1)
+    task = lint_task(cohort.path)
+    assert task.wait(120) == 0, list(task.lines)
+    assert isinstance(task.answer["findings"], list)
+
+
+def test_installing_never_lets_pip_replace_what_is_there(tmp_path):
+    steps = install_steps(Compute("python"), ["torch", "monai"], tmp_path / "pins.txt", ["light_the_torch", "torch"])
+    assert ["python", "-m", "light_the_torch", "torch"] in steps
+    assert steps[-1][:6] == ["python", "-m", "pip", "install", "-c", str(tmp_path / "pins.txt")]
+    assert not any(each.startswith("torch") for each in steps[-1])
+
+
+def test_nothing_is_installed_where_nothing_lacks(tmp_path):
+    assert install_steps(Compute("python"), [], tmp_path / "pins.txt", None) == []
