@@ -82,6 +82,7 @@ class Companion:
         self._output = output
         self._requests: queue.Queue[Command] = queue.Queue()
         self._transient: set[Path] = set()
+        self._exchange: set[Path] = set()
         self._last_progress = 0.0
 
     def listen(self, stream: BinaryIO) -> None:
@@ -90,9 +91,13 @@ class Companion:
             command = decode_command(line, REQUESTS)
             if command.fields.get("transient"):
                 self._transient.add(Path(command["image"]))
+                self._exchange.add(Path(command["image"]).parent)
             self._requests.put(command)
         for path in self._transient.copy():  # scans of patients
             _delete(path)
+        for folder in self._exchange:
+            with contextlib.suppress(OSError):  # it isn't empty, so it isn't only ours
+                folder.rmdir()
         os._exit(_OWNER_DIED)
 
     def serve(self) -> None:
