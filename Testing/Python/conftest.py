@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +16,14 @@ hypothesis.settings.register_profile("without deadline", deadline=None)
 hypothesis.settings.load_profile("without deadline")
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks_of_our_own(tmp_path_factory) -> Iterator[None]:
+    """Devices are lent to one run at a time: without this a test would wait for whoever trains on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEMISUPSEG_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +39,6 @@ def run_python(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
     ``path`` goes onto PYTHONPATH, everything else to `subprocess.run`.
     """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    locks = tmp_path_factory.mktemp("locks")  # else a test would wait for whoever trains on this machine
 
     def run(*arguments: object, path: Path | None = None, **options) -> subprocess.CompletedProcess:
         environment = {
@@ -39,7 +46,6 @@ def run_python(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
             "PYTHONPATH": str(path or ""),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUTF8": "1",
-            "SEMISUPSEG_LOCKS": str(locks),
         }
         options = {"cwd": elsewhere, "env": environment, "timeout": 300, **options}
         return subprocess.run(

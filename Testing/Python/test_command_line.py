@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_what_was_trained_and_resume_goes_on(command, repository, c
     settings = ["--method", "partial", "--iterations", "80", *SMALL]
     process = subprocess.Popen(
         [sys.executable, "-m", "SemiSupSegLib", "train", str(cohort), "--out", str(run), *settings, "--json"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(repository), "SEMISUPSEG_LOCKS": str(tmp_path / "locks")},
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(repository)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in process.stdout:

@@ -24,12 +24,9 @@ def out(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(out, tmp_path_factory):
-    locks = tmp_path_factory.mktemp("locks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEMISUPSEG_LOCKS", str(locks))
-        cohort = make_phantom_cohort(out / "phantom", n_cases=4, shape=(12, 24, 24), n_scribbled=2, n_test=1)
-        return run_demo(out, TINY, cohort.path)
+def report(out):
+    cohort = make_phantom_cohort(out / "phantom", n_cases=4, shape=(12, 24, 24), n_scribbled=2, n_test=1)
+    return run_demo(out, TINY, cohort.path)
 
 
 def test_report_is_written_as_it_is_returned(report, out):
