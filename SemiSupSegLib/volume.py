@@ -18,7 +18,8 @@ import SimpleITK as sitk
 
 from .errors import ErrorCode, SemiSupSegError, VolumeError
 from .files import explained, replace_atomically, temporary_beside
-from .geometry import Geometry, Volume, from_simpleitk, to_simpleitk
+from .geometry import Geometry, Volume, bad_geometry, from_simpleitk, to_simpleitk
+from .image_header import check_header
 from .nrrd_file import write_nrrd
 from .resampling import resample_image, resample_labels, resample_probabilities
 
@@ -43,6 +44,9 @@ __all__ = [
 
 # Deflate can't shrink anything more than this (zlib's own documentation says 1032).
 _BEST_COMPRESSION = 1040
+
+# A thousand kilometres: whatever the unit was, no scan is as large or as far away.
+_LARGEST_MM = 1e9
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -76,7 +80,7 @@ def read_geometry(path: Path | str) -> Geometry:
 def read_fields(path: Path | str) -> dict[str, str]:
     """The key/value pairs of a file's header (NRRD fields, NIfTI header entries)."""
     header = _read_header(Path(path))
-    return {key: _utf8(header.GetMetaData(key)) for key in header.GetMetaDataKeys()}
+    return _fields_of(header)
 
 
 def read_components(path: Path | str) -> tuple[np.ndarray, Geometry, dict[str, str]]:
@@ -104,7 +108,7 @@ def read_components(path: Path | str) -> tuple[np.ndarray, Geometry, dict[str, s
         )
     array = array.reshape((*geometry.shape, components))
     array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
-    return array, geometry, {key: _utf8(header.GetMetaData(key)) for key in header.GetMetaDataKeys()}
+    return array, geometry, _fields_of(header)
 
 
 def write_volume(path: Path | str, volume: Volume, compress: bool = True) -> None:
@@ -224,12 +228,16 @@ def _read_header(path: Path) -> sitk.ImageFileReader:
         raise VolumeError(
             f"'{path}' doesn't exist.", "Check the path, or where the file was moved.", code=ErrorCode.MISSING_FILE
         )
+    if not path.is_file():
+        raise VolumeError(
+            f"'{path}' is a pipe or a device, not an image file.", "Give a file.", code=ErrorCode.UNREADABLE_FILE
+        )
+    voxels = check_header(path)
     header = sitk.ImageFileReader()
     header.SetFileName(str(path))
     with _itk_errors(path):
         header.ReadImageInformation()
-        n_bytes = _bytes_promised(header)
-    _check_promise(path, n_bytes)
+    _check_promise(path, header, voxels)
     return header
 
 
@@ -237,18 +245,21 @@ def _bytes_promised(header: sitk.ImageFileReader) -> int:
     return math.prod(header.GetSize()) * header.GetNumberOfComponents() * _bytes_of(header.GetPixelID())
 
 
-def _check_promise(path: Path, n_bytes: int) -> None:
-    """Refuse a header that promises more voxels than the file can contain or the memory can hold."""
-    extension = extension_of(path).lower()
-    has_own_voxels = extension in (".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha")
-    most = path.stat().st_size * (1 if extension == ".nii" else _BEST_COMPRESSION)
-    if has_own_voxels and n_bytes > most and not _is_detached(path, extension):
-        raise VolumeError(
-            f"'{path}' is damaged: its header promises {_amount(n_bytes)} of voxels, but the file has only "
-            f"{_amount(path.stat().st_size)}.",
-            "Copy or export the file again.",
-            code=ErrorCode.UNREADABLE_FILE,
-        )
+def _check_promise(path: Path, header: sitk.ImageFileReader, voxels: Path) -> None:
+    """Refuse a header that promises more voxels than their file can contain or the memory can hold."""
+    n_bytes = _bytes_promised(header)
+    if extension_of(path).lower() in (".nii", ".nii.gz", ".nrrd", ".nhdr", ".seg.nrrd", ".mha", ".mhd"):
+        with explained("read the voxels in", voxels):
+            size = voxels.stat().st_size
+        is_plain = extension_of(path).lower() == ".nii"
+        most = size - _voxel_offset(header) if is_plain else size * _BEST_COMPRESSION
+        if n_bytes > most:
+            raise VolumeError(
+                f"'{path}' is damaged: its header promises {_amount(n_bytes)} of voxels, but the file has only "
+                f"{_amount(size)}.",
+                "Copy or export the file again.",
+                code=ErrorCode.UNREADABLE_FILE,
+            )
     memory = _physical_memory()
     if memory is not None and n_bytes > memory:
         raise VolumeError(
@@ -262,7 +273,7 @@ def _check_gzip_end(path: Path, header: sitk.ImageFileReader) -> None:
     """Refuse a ``.nii.gz`` that ends too early: ITK reads it without a word and fills up with whatever there is."""
     if not path.name.lower().endswith(".nii.gz"):
         return
-    wanted = int(float(header.GetMetaData("vox_offset") or 352)) + _bytes_promised(header)
+    wanted = _voxel_offset(header) + _bytes_promised(header)
     with path.open("rb") as stream:
         if stream.read(2) != b"\x1f\x8b":
             return
@@ -285,13 +296,9 @@ def _check_gzip_end(path: Path, header: sitk.ImageFileReader) -> None:
         )
 
 
-def _is_detached(path: Path, extension: str) -> bool:
-    """Whether an NRRD header points to its voxels in another file."""
-    if not extension.endswith(".nrrd"):
-        return False
-    with path.open("rb") as stream:
-        header = stream.read(1 << 20).split(b"\n\n", 1)[0].lower()
-    return b"\ndata file:" in header or b"\ndatafile:" in header
+def _voxel_offset(header: sitk.ImageFileReader) -> int:
+    """Where the voxels of a NIfTI file begin."""
+    return int(float(header.GetMetaData("vox_offset"))) if header.HasMetaDataKey("vox_offset") else 0
 
 
 def _geometry_of(header: sitk.ImageFileReader, path: Path) -> Geometry:
@@ -312,7 +319,14 @@ def _geometry_of(header: sitk.ImageFileReader, path: Path) -> Geometry:
             code=ErrorCode.BAD_GEOMETRY,
         )
     try:
-        return Geometry((*size[:3], 1)[:3], (*spacing[:3], 1.0)[:3], (*origin[:3], 0.0)[:3], tuple(direction.ravel()))
+        geometry = Geometry(
+            (*size[:3], 1)[:3], (*spacing[:3], 1.0)[:3], (*origin[:3], 0.0)[:3], tuple(direction.ravel())
+        )
+        if not np.allclose(np.linalg.norm(direction, axis=0), 1, atol=1e-3):
+            raise bad_geometry(f"The axes of a volume, {geometry.direction}, aren't of length 1.")
+        if np.multiply(geometry.size, geometry.spacing).max() > _LARGEST_MM or np.abs(origin).max() > _LARGEST_MM:
+            raise bad_geometry(f"A volume of {geometry.size} voxels of {geometry.spacing} mm at {geometry.origin}.")
+        return geometry
     except VolumeError as error:
         raise VolumeError(f"'{path}': {error.message}", error.remedy, code=error.code) from error
 
@@ -395,6 +409,12 @@ def _bytes_of(pixel_id: int) -> int:
     name = sitk.GetPixelIDValueAsString(pixel_id).lower()
     bits = next((bits for bits in (64, 32, 16) if f"{bits}-bit" in name), 8)
     return bits // 8 * (2 if "complex" in name else 1)
+
+
+def _fields_of(header: sitk.ImageFileReader) -> dict[str, str]:
+    """Key/value pairs; keys that aren't UTF-8, which SimpleITK gives but doesn't take back, are left out."""
+    keys = [key for key in header.GetMetaDataKeys() if key.isprintable()]
+    return {key: _utf8(header.GetMetaData(key)) for key in keys}
 
 
 def _utf8(text: str) -> str:
