@@ -153,6 +153,17 @@ def read_annotation(
     return (labels if (labels != IGNORE).any() else None), kind == "label"
 
 
+def read_proposals(cohort: Cohort, member: Case, geometry: Geometry) -> np.ndarray | None:
+    """The superpixel proposals that people accepted on a scribbled case, on a grid; None where there are none.
+
+    They are guesses that somebody agreed with: better than a pseudo-label, but no strokes.
+    """
+    if member.proposals is None:
+        return None
+    labels = resample_labels(cohort.read_proposals(member), cohort.read_geometry(member), geometry)
+    return labels if (labels != IGNORE).any() else None
+
+
 def _annotation_of(member: Case, annotations: str) -> str | None:
     """Whether a case trains with its "label" or its "scribble"; None where with neither."""
     if member.role != Role.TRAIN or not member.annotated:

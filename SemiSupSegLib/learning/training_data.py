@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..cohort import Cohort, Role
 from ..errors import CohortError, ErrorCode
+from ..labels import IGNORE
 from ..training_settings import TrainingSettings
 from .cases import (
     TrainingCase,
@@ -16,6 +18,7 @@ from .cases import (
     load_training_cases,
     load_validation_cases,
     read_annotation,
+    read_proposals,
     superpixel_cache,
 )
 from .devices import empty_cache
@@ -90,6 +93,8 @@ class TrainingData:
             for index, case in enumerate(self.cases):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
                 self.superpixels.prepare(case)
+        for case in self.cases:
+            self._take_proposals(case)
 
     @property
     def dense_cases(self) -> list[TrainingCase]:
@@ -125,6 +130,8 @@ class TrainingData:
                 self.held_out.take(case)
             if self.superpixels is not None:
                 self.superpixels.expand(case)
+            self.cohort = cohort
+            self._take_proposals(case)
         self.cohort = cohort
 
     def move_to(self, device: torch.device) -> None:
@@ -132,12 +139,28 @@ class TrainingData:
         for case in (*self.cases, *self.validation):
             case.move_to(device)
 
+    def _take_proposals(self, case: TrainingCase) -> None:
+        """Proposals that people accepted count as expanded scribbles where a method has those, else as annotation."""
+        if case.annotation is None or case.is_dense:
+            return
+        proposals = read_proposals(self.cohort, self.cohort.case(case.id), case.geometry)
+        if proposals is None:
+            return
+        known = (case.annotation if self.superpixels is None else case.expanded).cpu().numpy()
+        merged = np.where(known == IGNORE, proposals, known)
+        if self.superpixels is None:
+            case.annotate(merged)
+        else:
+            case.expanded = torch.from_numpy(merged).to(case.image.device)
+
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:
         """Take in a case at its place in the cohort's order, as a resumed training has it."""
         if self.held_out is not None:
             self.held_out.take(case)
         if self.superpixels is not None:
             self.superpixels.prepare(case)
+        self.cohort = cohort
+        self._take_proposals(case)
         order = {each.id: index for index, each in enumerate(cohort.cases)}
         self.cases = sorted([*self.cases, case], key=lambda each: order.get(each.id, len(order)))
 

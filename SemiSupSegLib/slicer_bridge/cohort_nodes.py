@@ -20,6 +20,7 @@ from ..errors import CohortError
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind, write_segmentation
 from ..volume import Volume, write_volume
+from .accepted_proposals import note_accepted
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, volume_of
 from .results import add_segmentation, add_volume, painted_state
 from .segments import SegmentationNodes, read_annotation
@@ -124,7 +125,8 @@ def show_annotation(
 ) -> slicer.vtkMRMLSegmentationNode:
     """The segmentation node to paint a case's annotation in: the one that is there, or a new one as the file says.
 
-    It has a segment for every class, and for scribbles one for the background, painted or not.
+    It has a segment for every class, and for scribbles one for the background, painted or not. Proposals that were
+    accepted are shown with the strokes, and noted as what they are.
     """
     scene = volume_node.GetScene()
     shown = tagged_nodes(scene, cohort.path, case.id, kind)
@@ -135,8 +137,14 @@ def show_annotation(
         labels = np.full(volume_of(volume_node).geometry.shape, IGNORE, dtype=np.uint8)
     else:
         labels = cohort.read_scribble(case) if kind == "scribble" else cohort.read_label(case)
+    proposals = None
+    if kind == "scribble" and case.proposals is not None:
+        proposals = cohort.read_proposals(case)
+        labels = np.where(labels == IGNORE, proposals, labels)
     node = add_segmentation(labels, volume_node, cohort.schema, f"{case.id} {kind}", with_background=kind == "scribble")
     tag(node, cohort.path, case.id, kind)
+    if proposals is not None:
+        note_accepted(node, proposals, volume_node, cohort.schema)
     return node
 
 

@@ -17,6 +17,7 @@ from ..file_pairing import FileSource, image_files
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind
 from ..volume import Volume, check_image, read_geometry
+from .accepted_proposals import forget_accepted, note_accepted, split_annotation
 from .cohort_nodes import (
     EditWatcher,
     free_case_id,
@@ -262,6 +263,8 @@ class CohortScene:
         self.save_edits()
         for node in tagged_nodes(self.scene, self.path, case_id):
             if node.GetAttribute(LOADED_ATTRIBUTE):
+                if isinstance(node, slicer.vtkMRMLSegmentationNode):
+                    forget_accepted(node)
                 self.scene.RemoveNode(node)
 
     def image_node(self, case_id: str) -> slicer.vtkMRMLScalarVolumeNode:
@@ -309,8 +312,10 @@ class CohortScene:
                 "Give class indices.",
             )
         array = array.astype(np.uint8)
-        self._keep(self.cohort.with_case(self._written(case, Volume(array, grid), kind, self.cohort.schema)))
+        case = self._written(case, Volume(array, grid), kind, self.cohort.schema)
+        self._keep(self.cohort.with_case(replace(case, proposals=None) if kind == "scribble" else case))
         for node in tagged_nodes(self.scene, self.path, case_id, kind):
+            forget_accepted(node)
             volume_node = self.image_node(case_id)
             update_segmentation(
                 node, array, volume_node, self.cohort.schema, with_background=kind == "scribble", overwrite=True
@@ -341,9 +346,7 @@ class CohortScene:
             self.edits.tried(node)
             case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
             volume_node = self.image_node(case_id)
-            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
-            case = self._written(self.cohort.case(case_id), annotation, kind, self.cohort.schema)
-            self._keep(self.cohort.with_case(case))
+            self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
             self.edits.watch(node)
             saved.append(case_id)
         return saved
@@ -369,8 +372,7 @@ class CohortScene:
         case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
         case, volume_node = self.cohort.case(case_id), self.image_node(case_id)
         if keep == "scene":
-            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
-            self._keep(self.cohort.with_case(self._written(case, annotation, kind, self.cohort.schema)))
+            self._keep(self.cohort.with_case(self._as_painted(case, node, volume_node, kind)))
         elif keep == "cohort":
             update_segmentation(
                 node,
@@ -380,6 +382,9 @@ class CohortScene:
                 with_background=kind == "scribble",
                 overwrite=True,
             )
+            forget_accepted(node)
+            if kind == "scribble" and case.proposals is not None:
+                note_accepted(node, self.cohort.read_proposals(case), volume_node, self.cohort.schema)
         else:
             raise ValueError(f"keep is {keep!r}, not 'scene' or 'cohort'")
         self.edits.watch(node)
@@ -395,6 +400,23 @@ class CohortScene:
         nodes = list(nodes)
         is_open = self._is_schema_open and self.cohort.schema == _OPEN_SCHEMA
         return schema_from_segmentation(nodes) if nodes and is_open else self.cohort.schema
+
+    def _as_painted(
+        self,
+        case: Case,
+        node: slicer.vtkMRMLSegmentationNode,
+        volume_node: slicer.vtkMRMLScalarVolumeNode,
+        kind: AnnotationKind,
+    ) -> Case:
+        """The case with what its node holds on disk; accepted proposals in a file of their own: they are guesses."""
+        schema = self.cohort.schema
+        if kind == "label":
+            return self._written(case, read_annotation(node, volume_node, schema, kind), kind, schema)
+        strokes, proposals = split_annotation(node, volume_node, schema)
+        case = self._written(case, strokes, kind, schema)
+        path = self.folder / "proposals" / f"{case.id}_proposals.seg.nrrd"
+        is_accepted = write_cropped(path, proposals, schema, "scribble")
+        return replace(case, proposals=AnnotationFile(path) if is_accepted else None)
 
     def _written(self, case: Case, annotation: Volume, kind: AnnotationKind, schema: LabelSchema) -> Case:
         """The case with an annotation that is on disk; without one where nothing is painted.
@@ -420,10 +442,14 @@ class CohortScene:
             return True
 
     def _annotation_on_disk(self, case: Case, kind: AnnotationKind) -> np.ndarray:
-        if (case.scribble if kind == "scribble" else case.label) is None:
-            nothing = IGNORE if kind == "scribble" else 0
-            return np.full(read_geometry(case.image).shape, nothing, dtype=np.uint8)
-        return self.cohort.read_scribble(case) if kind == "scribble" else self.cohort.read_label(case)
+        """What the files hold, on the scan's grid: a label, or strokes with the proposals that were accepted."""
+        nothing = np.full(read_geometry(case.image).shape, IGNORE if kind == "scribble" else 0, dtype=np.uint8)
+        if kind == "label":
+            return nothing if case.label is None else self.cohort.read_label(case)
+        strokes = nothing if case.scribble is None else self.cohort.read_scribble(case)
+        if case.proposals is None:
+            return strokes
+        return np.where(strokes == IGNORE, self.cohort.read_proposals(case), strokes)
 
 
 def _expanded(source: FileSource | None) -> FileSource | None:

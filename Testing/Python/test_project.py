@@ -16,6 +16,7 @@ from SemiSupSegLib.labels import IGNORE, LabelSchema
 from SemiSupSegLib.phantom import SCHEMA as PHANTOM
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.runs import State
+from SemiSupSegLib.slicer_bridge.accepted_proposals import accepted_node, note_accepted
 from SemiSupSegLib.slicer_bridge.cohort_nodes import EditWatcher
 from SemiSupSegLib.slicer_bridge.nodes import geometry_of
 from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
@@ -253,6 +254,30 @@ def test_shown_case_is_painted_on_and_hidden_and_the_users_nodes_stay(project, v
     assert shown.annotation.GetScene() is None
     _, background = boxes(SHAPE, (2, 3, 4), (8, 9, 10))
     np.testing.assert_array_equal(_on_disk(project, "scan"), np.where(background, IGNORE, 1))
+
+
+def test_accepted_proposals_are_kept_apart_from_strokes_and_come_back_with_them(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    before = _on_disk(project, "scan")
+    proposals = np.full(SHAPE, IGNORE, np.uint8)
+    proposals[0:2, 0:2, 0:2] = 1
+    both = np.where(before == IGNORE, proposals, before)
+    slicer.util.updateSegmentBinaryLabelmapFromArray((both == 1).astype(np.uint8), strokes, "L", volume_node)
+    note_accepted(strokes, proposals, volume_node, project.cohort.schema)
+    assert project.save_edits() == ["scan"]
+    np.testing.assert_array_equal(_on_disk(project, "scan"), before)
+    np.testing.assert_array_equal(project.cohort.read_proposals(project.cohort.case("scan")), proposals)
+    assert Project(project.path, scene).conflicts() == []
+
+    for node in (strokes, volume_node):
+        scene.RemoveNode(node)
+    shown = project.show_case("scan").annotation
+    held = slicer.util.arrayFromSegmentBinaryLabelmap(shown, "L", project.image_node("scan"))
+    np.testing.assert_array_equal(held, both == 1)
+    assert accepted_node(shown) is not None
+    project.annotate("scan", before)  # says what the annotation is: nothing is a proposal any more
+    assert accepted_node(shown) is None
+    assert Cohort.load(project.path).case("scan").proposals is None
 
 
 def test_loaded_scene_that_differs_from_the_cohort_is_a_conflict_to_resolve(project, volume_node, strokes, scene):
