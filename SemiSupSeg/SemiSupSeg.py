@@ -112,6 +112,8 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.accordion.open("CohortPanel")
         self.openCohortOfScene()
         self.desk.refresh()
+        if self.parent.isEntered:  # after a reload nobody enters it again
+            self.enter()
 
     def onPoll(self) -> None:
         """Take in what the jobs say."""
@@ -132,11 +134,11 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self) -> None:
         """Slicer quits, or the module is reloaded: then trainings go on, and are found again."""
         slicer.app.disconnect("aboutToQuit()", self.onAboutToQuit)
-        self._leave(keepRunning=self._isReloading)
+        self._leave(keepRunning=self._isReloading or self.closeGuard.keepRunning)
 
     def onAboutToQuit(self) -> None:
-        """Slicer quits without having asked, as in a script: attached jobs stop with a checkpoint."""
-        self._leave(keepRunning=False)
+        """Slicer quits: trainings go on if the person said so, else they stop with a checkpoint."""
+        self._leave(keepRunning=self.closeGuard.keepRunning)
 
     def _leave(self, keepRunning: bool) -> None:
         self.pollTimer.stop()

@@ -11,10 +11,17 @@ class CloseGuard(qt.QObject):
     Parameters
     ----------
     logic : SemiSupSegLogic
+
+    Attributes
+    ----------
+    keepRunning : bool
+        Whether the person wants the training to go on. Obeyed when Slicer really quits: it may ask, too, and be told
+        to stay.
     """
 
     def __init__(self, logic):
         qt.QObject.__init__(self)
+        self.keepRunning = False
         self._logic = logic
 
     def eventFilter(self, watched, event) -> bool:
@@ -25,7 +32,7 @@ class CloseGuard(qt.QObject):
         if answer == "stay":
             event.ignore()
             return True
-        self._logic.closeCohort(keepRunning=answer == "keep")
+        self.keepRunning = answer == "keep"
         return False
 
     @staticmethod

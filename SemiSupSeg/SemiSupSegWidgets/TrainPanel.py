@@ -233,8 +233,7 @@ class TrainPanel(Panel):
         if not charts:
             self.ui.plotFrame.hide()
             return
-        if self._plotWidget is None:
-            self._makePlotWidget()
+        self._makePlotWidget()
         self.ui.plotFrame.show()
         chart = charts[max(0, self.ui.chartComboBox.currentIndex)]
         node = self._plotWidget.mrmlPlotViewNode()
@@ -246,6 +245,9 @@ class TrainPanel(Panel):
         self._plotWidget.plotView().fitToContent()
 
     def _makePlotWidget(self) -> None:
+        """Make it when the panel is opened: it takes 100 ms, too long for while something trains."""
+        if self._plotWidget is not None:
+            return
         self._plotWidget = slicer.qMRMLPlotWidget()
         self._plotWidget.setMRMLScene(slicer.mrmlScene)
         self._plotWidget.setMRMLPlotViewNode(self._plotViewNode())
@@ -269,6 +271,7 @@ class TrainPanel(Panel):
 
     def onOpened(self) -> None:
         self._isOpen = True
+        self._makePlotWidget()
         if self._newestJob() is not None:
             self._showJob(self.job)
             self.showPlot()
