@@ -196,7 +196,7 @@ class Cohort:
         schema = LabelSchema.from_json(body.get("label_schema"))
         try:
             cases = tuple(_case_from_json(each, path.parent) for each in body["cases"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(f"A case of the cohort '{path}' can't be read: {error!r}.", remedy) from error
         return cls(schema, cases, str(body.get("name", "")), path)
 
@@ -427,7 +427,11 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _absolute(text: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / PurePosixPath(text)))
+    """The path of a file named relative to `folder`; raises `ValueError` for what no file system takes."""
+    path = Path(os.path.normpath(folder / PurePosixPath(text)))
+    if b"\0" in os.fsencode(path):
+        raise ValueError("a zero in a path")
+    return path
 
 
 # ---------------------------------------------------------------------------------------------------------------------

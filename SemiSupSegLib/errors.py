@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+_LONGEST_SENTENCE = 800
+
 
 class ErrorCode(StrEnum):
     """The closed list of reasons for which the software stops; travels in events and reports."""
@@ -45,8 +47,8 @@ class SemiSupSegError(Exception):
     code: ErrorCode = ErrorCode.INTERNAL
 
     def __init__(self, message: str, remedy: str = "", *, code: ErrorCode | None = None):
-        self.message = message
-        self.remedy = remedy
+        self.message = message = _shortened(message)
+        self.remedy = remedy = _shortened(remedy)
         if code is not None:
             self.code = code
         super().__init__(f"{message} {remedy}".strip())
@@ -54,6 +56,11 @@ class SemiSupSegError(Exception):
     def to_json(self) -> dict[str, str]:
         """The error as the body of an ``error`` event."""
         return {"code": str(self.code), "message": self.message, "remedy": self.remedy}
+
+
+def _shortened(text: str) -> str:
+    """A sentence that quotes a damaged file may have no end; its middle is what nobody needs."""
+    return text if len(text) <= _LONGEST_SENTENCE else f"{text[: _LONGEST_SENTENCE - 200]} … {text[-190:]}"
 
 
 class VolumeError(SemiSupSegError):

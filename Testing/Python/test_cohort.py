@@ -347,6 +347,18 @@ def test_cases_are_added_replaced_and_removed_without_changing_the_cohort(cohort
             ErrorCode.BAD_COHORT,
             "role 'boss'",
         ),
+        (
+            '{"schema_version": 1, "label_schema": {"classes": [{"name": "a"}]},'
+            ' "cases": [{"id": "x", "image": "x\\u0000.nrrd"}]}',
+            ErrorCode.BAD_COHORT,
+            "can't be read",
+        ),
+        (
+            '{"schema_version": 1, "label_schema": {"classes": [{"name": "a"}]},'
+            ' "cases": [{"id": "x", "image": "x\\ud800.nrrd"}]}',
+            ErrorCode.BAD_COHORT,
+            "can't be read",
+        ),
     ],
 )
 def test_file_that_is_no_cohort_is_refused(tmp_path, text, code, words):
