@@ -6,7 +6,10 @@ safetensors. Reading it needs no torch, so the desk lists and manages models too
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
+import stat
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +25,8 @@ WEIGHTS = ("student", "teacher", "best")
 
 _LARGEST_ZIP_BYTES = 8 * 2**30
 _LARGEST_JSON_BYTES = 16 * 2**20
+_BEST_COMPRESSION = 20  # weights hardly shrink: what shrinks more is a bomb
+_LARGEST_SMALL_ZIP_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -197,11 +202,17 @@ def import_zip(path: Path | str, folder: Path | str) -> Model:
                 for member in archive.infolist():
                     with archive.open(member) as source, open(temporary / member.filename, "wb") as target:
                         shutil.copyfileobj(source, target)
-            Model.load(temporary)
+            model = Model.load(temporary)
+            model.weights_file()
+            for name in WEIGHTS:
+                if (temporary / f"{name}.safetensors").exists():
+                    _check_weights(temporary / f"{name}.safetensors")
             replace_atomically(temporary, folder)
-        except (SemiSupSegError, OSError):
+        except SemiSupSegError:
             raise
         except Exception as error:  # whatever zipfile and its decompressors make of a damaged file
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which is a seek to a place that isn't
+                raise
             raise ModelError(f"'{path.name}' isn't a model file.", "Choose a zip that was exported here.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -210,11 +221,36 @@ def import_zip(path: Path | str, folder: Path | str) -> Model:
 
 def _check_members(members: list[zipfile.ZipInfo], allowed: set[str], path: Path) -> None:
     names = [member.filename for member in members]
-    strange = [name for name in names if name not in allowed]
+    strange = [member.filename for member in members if member.filename not in allowed or _is_link(member)]
     if strange or "model.json" not in names or len(set(names)) != len(names):
-        what = f"it holds '{strange[0]}'" if strange else "its description is missing or there twice"
+        what = f"it holds {strange[0][:100]!r}" if strange else "its description is missing or there twice"
         raise ModelError(f"'{path.name}' isn't a model file: {what}.", "Choose a zip that was exported here.")
-    if sum(member.file_size for member in members) > _LARGEST_ZIP_BYTES or any(
-        member.filename == "model.json" and member.file_size > _LARGEST_JSON_BYTES for member in members
-    ):
+    n_bytes = sum(member.file_size for member in members)
+    most = min(_LARGEST_ZIP_BYTES, max(_LARGEST_SMALL_ZIP_BYTES, _BEST_COMPRESSION * path.stat().st_size))
+    description = next(member for member in members if member.filename == "model.json")
+    if n_bytes > most or description.file_size > _LARGEST_JSON_BYTES:
         raise ModelError(f"'{path.name}' is too large for a model file.", "Choose a zip that was exported here.")
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _check_weights(file: Path) -> None:
+    """Refuse what isn't a safetensors file, a pickle for example, by its header: torch isn't at hand here.
+
+    It begins with the length of a JSON text (8 bytes), which says of each tensor where its bytes are behind it.
+    """
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            n_bytes = file.stat().st_size - 8 - size
+            if n_bytes < 0 or size > _LARGEST_JSON_BYTES:
+                raise ValueError
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        places = [tensor["data_offsets"] for tensor in header.values()]
+        if not places or not all(0 <= begin <= end <= n_bytes for begin, end in places):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"'{file.name}' holds no weights.", "Choose a zip that was exported here.") from error

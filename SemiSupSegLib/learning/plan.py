@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ModelError, SettingsError
+from ..labels import MAXIMUM_CLASSES
 from ..training_settings import TrainingSettings
 from ..volume import Volume, resample_image
 from .devices import free_bytes, prefers_bfloat16
@@ -35,6 +36,9 @@ _SHORT_AXIS = 24
 _MOST_COARSENING = 4.0
 _SMALLEST_POOLED = 8
 _FEWEST_SLICES = 8
+_LARGEST_PATCH = 65_536
+_MOST_FEATURES = 1024
+_MOST_LEVELS = 16
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,32 @@ class Plan:
             for key in ("spacing", "patch", "features", "largest_component"):
                 values[key] = tuple(values.get(key, ()))
             values["strides"] = tuple(tuple(stride) for stride in values["strides"])
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+            plan = cls(**values)
+            if not plan._is_possible():
+                raise ValueError
+            return plan
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError("The plan of this run or model can't be read.", "Train again.") from error
+
+    def _is_possible(self) -> bool:
+        """Whether every value is of its kind and within reason, so that a network can be made of them."""
+        levels = len(self.strides) + 1
+        grey = self.normalisation
+        return (
+            self.dimensions in (2, 3)
+            and _are_numbers(self.spacing, 3, 0, 1e6)
+            and _are_whole(self.patch, 3, 1, _LARGEST_PATCH)
+            and _are_whole((self.batch_size,), 1, 1, _LARGEST_PATCH)
+            and _are_whole((self.n_classes,), 1, 2, MAXIMUM_CLASSES + 1)
+            and 2 <= levels <= _MOST_LEVELS
+            and _are_whole(self.features, levels, 1, _MOST_FEATURES)
+            and all(_are_whole(stride, self.dimensions, 1, _LARGEST_PATCH) for stride in self.strides)
+            and _are_whole(self.largest_component, len(self.largest_component), 0, MAXIMUM_CLASSES)
+            and _are_numbers((self.dropout,), 1, 0, 1)
+            and all(isinstance(each, str) for each in (self.precision, self.network, self.norm, grey.kind))
+            and _are_numbers((grey.low, grey.high, grey.mean, grey.std), 4, -1e30, 1e30)
+            and grey.std > 0
+        )
 
 
 def derive_plan(
@@ -227,6 +254,16 @@ def prepare_image(volume: Volume, plan: Plan) -> Volume:
     geometry = volume.geometry.with_spacing(plan.training_spacing(volume.geometry.spacing))
     resampled = resample_image(volume, geometry)
     return Volume(plan.normalisation(resampled.array), geometry)
+
+
+def _are_numbers(values: tuple, length: int, low: float, high: float) -> bool:
+    return len(values) == length and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high for value in values
+    )
+
+
+def _are_whole(values: tuple, length: int, low: int, high: int) -> bool:
+    return _are_numbers(values, length, low, high) and all(isinstance(value, int) for value in values)
 
 
 def _patch_voxels(device: torch.device, dimensions: int) -> int:

@@ -173,7 +173,23 @@ def test_a_plan_survives_json():
         assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-@pytest.mark.parametrize("damage", [{"patch": 3}, {"normalisation": None}, {"unknown": 1}, {"strides": [1]}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"patch": 3},
+        {"patch": [16, 16, 2**40]},
+        {"spacing": [1.0, 1.0, float("nan")]},
+        {"dimensions": "3"},
+        {"normalisation": None},
+        {"normalisation": {"std": 0.0}},
+        {"unknown": 1},
+        {"strides": [1]},
+        {"features": [4, "8", 16, 32]},
+        {"features": [10**9] * 4},
+        {"n_classes": 1},
+        {"network": []},
+    ],
+)
 def test_a_damaged_plan_is_refused(damage):
     with pytest.raises(ModelError):
         Plan.from_json({**plan_of((64, 64, 40)).to_json(), **damage})
