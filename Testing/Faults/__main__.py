@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import crowds, deaths, hostile, real, storage
+from . import crowds, deaths, hostile, hostile_images, hostile_models, real, storage
 from .laboratory import Laboratory, Result
 
 EXPERIMENTS: tuple[Callable[[Laboratory], Result], ...] = (
@@ -31,6 +31,14 @@ EXPERIMENTS: tuple[Callable[[Laboratory], Result], ...] = (
     hostile.hostile_files,
     hostile.hostile_commands,
     hostile.hostile_checkpoints,
+    hostile_images.hostile_images,
+    hostile_images.hostile_annotations,
+    hostile_images.lying_images,
+    hostile_models.hostile_cohorts,
+    hostile_models.hostile_settings,
+    hostile_models.hostile_models,
+    hostile_models.hostile_tensors,
+    hostile_models.hostile_zips,
     crowds.burst,
     crowds.slow_owner,
     crowds.two_workers,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import time
 
@@ -12,6 +11,7 @@ from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.events import encode_event
 from SemiSupSegLib.runs import RunFolder, RunRequest, State, Status
 
+from .damage import mutated
 from .laboratory import PATIENCE_SECONDS, Laboratory, Result, family, orphans_of, poll_until
 
 _EVENTS = (
@@ -23,33 +23,6 @@ _EVENTS = (
     ("skipped", {"begin": 0, "end": 10}),
     ("finished", {"outcome": "finished", "iteration": 3, "seconds": 1.5, "manifest": "/tmp/m"}),
 )
-_PIECES = (
-    b"null", b"NaN", b"Infinity", b"-1", b"1e999", b"9" * 400, b"true", b'""', b"[]", b"{}", b"[" * 2000,
-    b'{"a":' * 2000, b"\xff\xfe", b"\0", b"\\ud800", b'"' + b"A" * 5000 + b'"', b"../../etc/passwd",
-    b",", b":", b'"', b"}",
-)  # fmt: skip
-
-
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """The bytes with one to four accidents: flipped, cut, doubled, moved, or a nasty piece put in."""
-    data = bytearray(content)
-    for _ in range(chance.randint(1, 4)):
-        here = chance.randrange(len(data) + 1)
-        there = min(len(data), here + chance.randint(1, 24))
-        kind = chance.randrange(6)
-        if kind == 0 and here < len(data):
-            data[here] ^= 1 << chance.randrange(8)
-        elif kind == 1:
-            del data[here:there]
-        elif kind == 2:
-            data[here:here] = data[here:there]
-        elif kind == 3:
-            data[here:there] = chance.choice(_PIECES)
-        elif kind == 4:
-            data[here:here] = chance.choice(_PIECES)
-        else:
-            del data[here:]
-    return bytes(data)
 
 
 def hostile_lines(lab: Laboratory) -> Result:
