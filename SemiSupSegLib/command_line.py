@@ -7,6 +7,7 @@ Results go to standard output, progress and errors to standard error. Exit codes
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that can't show a name must not end the run
+    # OpenMP's threads wait for each other by spinning; beside other programs that made a training step 3.5 times slower
+    # (2.45 s against 0.70 s on two cores under a load of 7). Read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as stop:  # how argparse says "help was shown" and "wrong usage"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Mapping
 
@@ -32,9 +31,6 @@ def follow(folder: RunFolder, title: str, *, as_json: bool = False) -> None:
     SemiSupSegError
         If the run failed, with what it said; with code ``cancelled`` if it was cancelled.
     """
-    # OpenMP's threads wait for each other by spinning: beside other programs that made a training step 3.5 times slower
-    # (0.70 s against 2.45 s on two cores with a load of 7). Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ..learning.worker import run_locally
 
     follower = _EventPrinter() if as_json else _ProgressFollower(title)
