@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import CohortError
@@ -120,6 +120,18 @@ class LabelSchema:
             if name in (each.name, each.segment_id):
                 return index
         raise CohortError(f"There is no class '{name}'.", f"The classes are: background, {', '.join(self.names)}.")
+
+    def looking_as_in(self, other: LabelSchema) -> LabelSchema:
+        """The same classes; those that another schema has by name take their IDs, colors and terminology there."""
+        known = {each.name: each for each in other.classes}
+        classes = tuple(
+            replace(each, segment_id=same.segment_id, color=same.color, terminology=same.terminology)
+            if (same := known.get(each.name)) is not None
+            else each
+            for each in self.classes
+        )
+        ids = [each.segment_id for each in classes]
+        return replace(self, classes=classes) if len(set(ids)) == len(ids) else self
 
     @classmethod
     def from_names(cls, names: Iterable[str]) -> LabelSchema:

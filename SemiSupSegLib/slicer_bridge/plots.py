@@ -21,7 +21,7 @@ _COLORS = (
     (0.55, 0.34, 0.29), (0.89, 0.47, 0.76), (0.50, 0.50, 0.50), (0.74, 0.74, 0.13), (0.09, 0.75, 0.81),
 )  # fmt: skip
 
-_HIDDEN = ("learning rate",)
+_HIDDEN = ("learning rate", "gradient norm")
 """Curves that are kept in the tables, but would squeeze the others on a chart."""
 
 

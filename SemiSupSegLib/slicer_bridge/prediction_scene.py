@@ -123,7 +123,7 @@ class PredictionScene(CohortScene):
 
     def _show(self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str) -> PredictionNodes:
         shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
-        nodes = show_prediction(prediction, volume_node, shown)
+        nodes = show_prediction(prediction, volume_node, shown, self.cohort.schema)
         for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
             if node is not None:
                 tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))

@@ -177,7 +177,10 @@ def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3)
 
 
 def show_prediction(
-    prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, shown: list[slicer.vtkMRMLNode]
+    prediction: Prediction,
+    volume_node: slicer.vtkMRMLScalarVolumeNode,
+    shown: list[slicer.vtkMRMLNode],
+    classes: LabelSchema,
 ) -> PredictionNodes:
     """Show a prediction beside its scan.
 
@@ -188,6 +191,8 @@ def show_prediction(
         The scan; its scene and its parent transform are the results', too.
     shown : list of vtkMRMLNode
         Nodes that show an earlier prediction of this scan: updated, if nobody edited them; else new ones are made.
+    classes : LabelSchema
+        Classes of these names keep the IDs, colors and terminology that they have here, whoever made the model.
 
     Returns
     -------
@@ -196,6 +201,7 @@ def show_prediction(
     """
     by_kind = {node.GetAttribute(KIND_ATTRIBUTE): node for node in shown}
     labels, schema = prediction.labels()
+    schema = schema.looking_as_in(classes)
     name = prediction.case_id
     segmentation = by_kind.get("result")
     if segmentation is not None and is_untouched(segmentation):

@@ -69,3 +69,17 @@ def test_impossible_class_is_refused(arguments):
 def test_text_that_is_no_schema_is_refused(body):
     with pytest.raises(CohortError):
         LabelSchema.from_json(body)
+
+
+def test_classes_of_a_model_look_as_the_cohort_has_them_by_name():
+    model = LabelSchema.from_names(["tumor", "liver", "spleen"])
+    cohort = LabelSchema((SegmentClass("liver", "Segment_7", (0.1, 0.2, 0.3), "T~liver"),))
+    tumor, liver, spleen = model.looking_as_in(cohort).classes
+    assert (liver.segment_id, liver.color, liver.terminology) == ("Segment_7", (0.1, 0.2, 0.3), "T~liver")
+    assert liver.value == 2
+    assert (tumor, spleen) == (model.classes[0], model.classes[2])
+
+
+def test_a_look_that_would_give_two_classes_one_id_is_left():
+    model = LabelSchema((SegmentClass("liver", "A"), SegmentClass("tumor", "B")))
+    assert model.looking_as_in(LabelSchema((SegmentClass("liver", "B"),))) == model
