@@ -516,7 +516,8 @@ def create_cohort(
     for case_id, image in image_of.items():
         label = annotation(label_notes, case_id, label_table)
         scribble = annotation(scribble_notes, case_id, scribble_table)
-        trains = (label or scribble) is not None and (chosen is None or case_id in chosen)
+        # What isn't annotated yet has nothing to keep for evaluation: strokes that it gets one day shall train.
+        trains = chosen is None or case_id in chosen or (label or scribble) is None
         cases.append(Case(case_id, image, label, scribble, roles[case_id], trains))
     return Cohort(schema, tuple(cases), name)
 

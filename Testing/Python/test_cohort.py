@@ -225,6 +225,15 @@ def test_without_names_every_annotated_case_is_labeled(folder):
     assert [case.annotated for case in cohort.cases] == [True, True, False, True]
 
 
+@pytest.mark.parametrize("labeled", [None, ["LA_1"]])
+def test_strokes_that_a_case_gets_later_train(folder, labeled):
+    found = create_cohort(folder / "images", None, folder / "scribbles", SCRIBBLE_VALUES, labeled=labeled)
+    bare = found.case("LA_3")
+    assert not bare.annotated
+    assert replace(bare, scribble=found.case("LA_1").scribble).annotated
+    assert found.case("LA_2").annotated == (labeled is None), "kept for evaluation where others were named"
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
