@@ -81,7 +81,7 @@ class Case:
     labeled : bool
         False: the annotations are kept for evaluation and never train.
     proposals : AnnotationFile, optional
-        What the software proposed and nobody confirmed yet; never trains.
+        What the software proposed and a person accepted, without painting it: trains as a guess, not as strokes.
     """
 
     id: str
@@ -253,6 +253,7 @@ class Cohort:
                     kind: annotation and [content_digest(annotation.path), annotation.values]
                     for kind, annotation in (("label", case.label), ("scribble", case.scribble))
                 }
+                | ({} if case.proposals is None else {"proposals": content_digest(case.proposals.path)})
                 for case in self.cases
             ],
         }

@@ -303,6 +303,7 @@ def test_fingerprint_changes_with_everything_that_decides_training(cohort, folde
     assert cohort.with_case(replace(case, role=Role.TEST)).fingerprint() != before
     assert cohort.with_case(replace(case, labeled=False)).fingerprint() != before
     assert cohort.with_case(replace(case, scribble=None)).fingerprint() != before
+    assert cohort.with_case(replace(case, proposals=case.scribble)).fingerprint() != before
     assert cohort.without_case("LA_2").fingerprint() != before
     assert replace(cohort, name="another").fingerprint() == before
     put_map(folder / "scribbles/LA_1_scribble.nrrd", SCRIBBLE | {2: np.s_[5, 5, 4:8]})
