@@ -101,7 +101,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, kept: int = KEPT) -
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     for old in _checkpoint_folders(folder)[kept:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old != final:  # newer ones may be damaged, and have been passed over
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 

@@ -48,6 +48,16 @@ def test_only_the_newest_are_kept(tmp_path):
     assert load_newest_checkpoint(tmp_path).iteration == 100
 
 
+def test_what_was_just_written_is_kept_though_damaged_ones_are_newer(tmp_path):
+    for iteration in (1, 20, 30):
+        save_checkpoint(tmp_path, checkpoint(iteration), kept=3)
+    for name in ("00000020", "00000030"):
+        damaged(tmp_path / name, "student.safetensors", "truncated")
+    assert load_newest_checkpoint(tmp_path).iteration == 1
+    assert save_checkpoint(tmp_path, checkpoint(2)).is_dir()
+    assert load_newest_checkpoint(tmp_path).iteration == 2
+
+
 def test_a_checkpoint_of_the_same_iteration_is_replaced(tmp_path):
     save_checkpoint(tmp_path, checkpoint(5, 1.0))
     save_checkpoint(tmp_path, checkpoint(5, 2.0))
