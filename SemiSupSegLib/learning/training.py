@@ -244,9 +244,9 @@ class TrainingRun:
         self.session.warn(f"The device ran out of memory; training goes on with {what}.")
 
     def move_to(self, device: torch.device) -> None:
-        """Leave a device for another, with everything that lies on it."""
+        """Leave a device for another with all that lies on it; scans that a GPU had no room for stay outside."""
         self.trainer.move_to(device)
-        self.data.move_to(device)
+        self.data.move_to(device if device.type == "cpu" else self.data.device)
         empty_cache(self.device)
 
     # Validation and the end ---------------------------------------------------------------------------------------

@@ -279,6 +279,20 @@ def test_a_pause_is_answered_at_once_and_changes_no_number(finished, cohort, tmp
     assert_equal_weights(folder, whole)
 
 
+def test_scans_that_a_gpu_had_no_room_for_stay_outside_after_a_pause(monkeypatch):
+    monkeypatch.setattr(training, "empty_cache", lambda device: None)
+    moved = []
+    paused = object.__new__(training.TrainingRun)
+    paused.device = torch.device("cuda")
+    paused.trainer = SimpleNamespace(move_to=lambda device: moved.append(("networks", device.type)))
+    paused.data = SimpleNamespace(
+        device=torch.device("cpu"), move_to=lambda device: moved.append(("scans", device.type))
+    )
+    paused.move_to(torch.device("cpu"))
+    paused.move_to(paused.device)
+    assert moved == [("networks", "cpu"), ("scans", "cpu"), ("networks", "cuda"), ("scans", "cpu")]
+
+
 def test_a_paused_run_can_be_cancelled(cohort, tmp_path):
     folder = new_run(tmp_path, cohort)
     assert work(folder, {2: sending("pause"), "paused": sending("cancel")})[0] == 3
