@@ -86,6 +86,8 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
 
     def openCohort(self, path: Path | str, classes: LabelSchema | None = None) -> Project:
         """Open the cohort of a folder or ``cohort.json``, or begin a new one; finds trainings that still run."""
+        if self._project is not None:
+            self._project.save_edits()  # before the file is read: it may be this very cohort that is opened again
         project = Project(path, slicer.mrmlScene, classes=classes, compute=self._compute)
         self.closeCohort()
         self._project = project

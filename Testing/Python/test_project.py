@@ -456,6 +456,19 @@ def test_logic_remembers_cohort_and_case_in_the_scene(logic, scene, tmp_path, vo
     assert logic.conflicts() == []
 
 
+def test_cohort_that_is_opened_again_keeps_what_was_just_painted(logic, scene, tmp_path, volume_node):
+    logic.openCohort(tmp_path / "cohort", LabelSchema.from_names(["liver"]))
+    case = logic.addCase(volume_node)
+    annotation = logic.showCase(case).annotation
+    stroke = np.zeros(SHAPE, np.uint8)
+    stroke[2:4, 2:4, 2:4] = 1
+    segment_id = logic.classes.classes[0].segment_id
+    slicer.util.updateSegmentBinaryLabelmapFromArray(stroke, annotation, segment_id, volume_node)
+    logic.openCohort(tmp_path / "cohort")
+    logic.saveCohort()
+    assert Cohort.load(tmp_path / "cohort" / "cohort.json").case(case).scribble is not None
+
+
 def test_scene_and_cohort_that_were_moved_together_find_each_other(logic, scene, tmp_path, volume_node, strokes):
     scene.SetRootDirectory(str(tmp_path / "here"))
     logic.openCohort(tmp_path / "here" / "cohort")
