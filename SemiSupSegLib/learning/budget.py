@@ -15,6 +15,9 @@ from .trainer import Trainer
 
 _WARM_UP_STEPS = 3
 _TIMED_STEPS = 10
+_FEWEST_TIMED_STEPS = 3
+_LONGEST_SECONDS = 1.5
+"""Where steps are slow, that is on a CPU, fewer of them say enough: nobody should wait for the first real one."""
 _FEWEST_ITERATIONS = 50
 
 
@@ -61,7 +64,9 @@ def _step_seconds(trainer: Trainer, fraction: float, on_progress: Callable[[floa
         trainer.step_at(fraction)
         _wait_for(trainer.device)
         times.append(time.monotonic() - begun)
-    return float(np.mean(times[_WARM_UP_STEPS:]))
+        if len(times) > _FEWEST_TIMED_STEPS and sum(times) > _LONGEST_SECONDS:
+            break
+    return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - _FEWEST_TIMED_STEPS) :]))
 
 
 def _wait_for(device: torch.device) -> None:

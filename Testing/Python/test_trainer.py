@@ -187,6 +187,23 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     assert planned_iterations(TrainingSettings(iterations=7), plan, CPU, cases) == 7
 
 
+@pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 8), (60.0, 4)])
+def test_slow_steps_are_measured_fewer_times(monkeypatch, seconds, steps):
+    clock = [0.0]
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+    durations = []
+
+    class SlowTrainer:
+        device = CPU
+
+        def step_at(self, fraction):
+            durations.append(3 * seconds if not durations else seconds)  # the first one warms up
+            clock[0] += durations[-1]
+
+    assert budget._step_seconds(SlowTrainer(), 0.5, lambda *told: None) == pytest.approx(seconds)
+    assert len(durations) <= steps
+
+
 def test_measuring_can_be_stopped_and_changes_nothing_in_the_training(cases):
     plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
     told = []
