@@ -3,6 +3,7 @@
 # make test            all tests; PYTEST="-k volume -x" passes arguments to pytest
 # make lint            what ruff has to say
 # make cmake-lists     write the files on disk into the CMakeLists.txt files
+# make file-map        write the map of files into ARCHITECTURE.md
 # make clean           remove what these commands made; make distclean also removes .venv
 #
 # Each does its own set-up in .venv with Python 3.11 or 3.12, pip and make. A torch that is already in .venv, or in the
@@ -21,7 +22,7 @@ PYTEST ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format cmake-lists clean distclean
+.PHONY: demo test lint format cmake-lists file-map clean distclean
 
 demo: $(READY)
 	$(VENV)/bin/python -m SemiSupSegLib demo --out "$(DEMO)" $(if $(COHORT),--cohort "$(COHORT)") $(if $(MINUTES),--minutes $(MINUTES))
@@ -39,6 +40,9 @@ format: $(READY)
 
 cmake-lists: $(READY)
 	$(VENV)/bin/python Testing/cmake_lists.py
+
+file-map: $(READY)
+	$(VENV)/bin/python Testing/file_map.py
 
 clean:
 	rm -rf demo build .pytest_cache .ruff_cache .hypothesis

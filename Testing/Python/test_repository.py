@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from SemiSupSegLib import __version__
 
 LARGEST_FILE = 600_000
+ROOT = Path(__file__).parents[2]
 BINARY = {".gif", ".gz", ".jpeg", ".jpg", ".nrrd", ".png", ".safetensors", ".zip"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|opt|root|home|Users|farm)/\w")
 PACKAGE_HOST = re.compile(r"files\.pythonhosted|deb\.debian\.org|registry\.npmjs")
@@ -81,3 +83,8 @@ def test_slicer_installs_what_the_engine_needs_except_torch(repository):
 
 def test_version_is_a_release_number():
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def test_the_map_of_files_is_what_the_files_say_of_themselves():
+    command = [sys.executable, str(ROOT / "Testing/file_map.py"), "--check"]
+    assert subprocess.run(command).returncode == 0, "run 'make file-map'"
