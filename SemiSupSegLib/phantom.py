@@ -355,7 +355,10 @@ def _stroke_inside(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background_strokes(foreground: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """An arc around the structures, at some distance, and strokes far from them, through body and air."""
+    """An arc around the structures, at some distance, and strokes far from them: through body and air, along the rim.
+
+    Without the last, nobody ever said that the air at the rim of a scan is background, and networks take it for anything.
+    """
     shape = np.array(foreground.shape)
     strokes = []
     distance = np.full(foreground.shape, float(shape.max()))
@@ -373,6 +376,13 @@ def _background_strokes(foreground: np.ndarray, rng: np.random.Generator) -> lis
         t = np.linspace(0, 1, 4 * int(shape.max()))[:, None]
         curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]
         strokes.append(_drawn(curve, foreground.shape) & far)
+    inset = rng.integers(0, max(1, foreground.shape[0] // 10), 4)
+    rim = np.zeros_like(far)
+    rim[inset[0], inset[2] : -1 - inset[3]] = rim[-1 - inset[1], inset[2] : -1 - inset[3]] = True
+    rim[inset[0] : -1 - inset[1], inset[2]] = rim[inset[0] : -1 - inset[1], -1 - inset[3]] = True
+    rows, columns = np.indices(rim.shape)
+    around = np.arctan2(rows - shape[0] / 2, columns - shape[1] / 2)
+    strokes.append(rim & far & ((around - rng.uniform(0, 2 * np.pi)) % (2 * np.pi) < np.pi))
     return strokes
 
 
