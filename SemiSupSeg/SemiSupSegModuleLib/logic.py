@@ -134,8 +134,10 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def onSceneStartClose(self) -> None:
         """Write what is painted while the nodes are still there; jobs go on."""
         if self._project is not None:
-            self._project.save_edits()
-            self._project.forget_scene()
+            try:
+                self._project.save_edits()
+            finally:
+                self._project.forget_scene()
 
     # Cases -----------------------------------------------------------------------------------------------------------
 

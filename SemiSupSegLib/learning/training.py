@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..cohort import Cohort
-from ..errors import ErrorCode, SemiSupSegError
+from ..errors import ErrorCode, SemiSupSegError, SettingsError
 from ..files import delete_temporaries
 from ..models import Model
 from ..training_settings import TrainingSettings
@@ -47,6 +48,8 @@ def train(session: Session) -> Outcome:
     SemiSupSegError
         If the cohort can't be trained, memory or disk run out, or training diverges three times.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("Training on several processes at once isn't possible yet.", "Start it without torchrun.")
     return TrainingRun(session)()
 
 

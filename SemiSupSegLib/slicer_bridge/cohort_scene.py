@@ -338,17 +338,23 @@ class CohortScene:
         Raises
         ------
         SemiSupSegError
-            If something was painted that is no class, or the file can't be written. The rest is tried again with the
-            next call, this one after the next stroke or with `at_once`.
+            If something was painted that is no class, or the file can't be written: said after all others were written.
+            It is tried again after the next stroke or with `at_once`.
         """
-        saved = []
+        saved, problem = [], None
         for node in self.edits.due(at_once=at_once):
             self.edits.tried(node)
             case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
-            volume_node = self.image_node(case_id)
-            self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
+            try:
+                volume_node = self.image_node(case_id)
+                self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
+            except SemiSupSegError as error:
+                problem = problem or error
+                continue
             self.edits.watch(node)
             saved.append(case_id)
+        if problem is not None:
+            raise problem
         return saved
 
     def adopt_nodes(self, former: Path | str) -> None:
@@ -414,6 +420,8 @@ class CohortScene:
             return self._written(case, read_annotation(node, volume_node, schema, kind), kind, schema)
         strokes, proposals = split_annotation(node, volume_node, schema)
         case = self._written(case, strokes, kind, schema)
+        if case.scribble is not None:  # whoever paints on a case wants it to train, though its label was for evaluation
+            case = replace(case, labeled=True)
         path = self.folder / "proposals" / f"{case.id}_proposals.seg.nrrd"
         is_accepted = write_cropped(path, proposals, schema, "scribble")
         return replace(case, proposals=AnnotationFile(path) if is_accepted else None)

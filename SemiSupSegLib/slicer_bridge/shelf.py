@@ -83,7 +83,7 @@ class Shelf:
     def delete(self, path: Path | str) -> None:
         """Delete a run or an imported model with all its files; raises `RunError` (``run-busy``) while it works."""
         path = Path(path)
-        if path.parent not in (self.runs, self.models):
+        if path.name == ".." or path.parent not in (self.runs, self.models):
             raise RunError(f"'{path}' is no run or model of this cohort.", "Delete it in the file manager.")
         if (path / "run.json").is_file() and RunFolder(path).worker_lives():
             raise RunError(f"The run '{path.name}' is still working.", "Cancel it first.", code=ErrorCode.RUN_BUSY)

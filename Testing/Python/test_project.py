@@ -256,6 +256,16 @@ def test_shown_case_is_painted_on_and_hidden_and_the_users_nodes_stay(project, v
     np.testing.assert_array_equal(_on_disk(project, "scan"), np.where(background, IGNORE, 1))
 
 
+def test_strokes_on_a_case_whose_label_was_kept_for_evaluation_train(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    project.change_case("scan", labeled=False)
+    more = np.zeros(SHAPE, np.uint8)
+    more[0:2, 0:2, 0:2] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(more, strokes, "L", volume_node)
+    project.save_edits()
+    assert Cohort.load(project.path).case("scan").annotated
+
+
 def test_accepted_proposals_are_kept_apart_from_strokes_and_come_back_with_them(project, volume_node, strokes, scene):
     project.add_case(volume_node, strokes)
     before = _on_disk(project, "scan")
