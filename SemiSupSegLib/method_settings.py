@@ -18,7 +18,7 @@ class SP3Settings(Settings):
     conflict: str = setting("keep", "A superpixel with strokes of several classes", choices=("keep", "majority"))
     purity: float = setting(0.9, "Share of one class that 'majority' asks for", minimum=0.5, maximum=1)
     expansion_weight: float = setting(0.5, "Weight of the loss on expanded scribbles", minimum=0, maximum=10)
-    pseudo_weight: float = setting(0.5, "Weight of the pseudo-label loss after its ramp", minimum=0, maximum=10)
+    pseudo_weight: float = setting(1.0, "Weight of the pseudo-label loss after its ramp", minimum=0, maximum=10)
     refinement: bool = setting(True, "Beneficial superpixels take their majority class")
     discard_others: bool = setting(False, "Superpixels that are not beneficial train nothing")
     dynamic_threshold: bool = setting(True, "Threshold a class follows the teacher's confidence")
@@ -38,7 +38,7 @@ class SP3Settings(Settings):
 class MeanTeacherSettings(Settings):
     """Mean teacher: the student's probabilities follow the teacher's (Tarvainen and Valpola 2017)."""
 
-    weight: float = setting(1.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
+    weight: float = setting(10.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
     noise: float = setting(0.1, "Standard deviation of the teacher's input noise", minimum=0, maximum=1)
     teacher_dropout: bool = setting(True, "The teacher predicts with dropout, where the network has any")
 
@@ -47,10 +47,10 @@ class MeanTeacherSettings(Settings):
 class UncertaintyAwareMeanTeacherSettings(Settings):
     """UA-MT: consistency where Monte Carlo dropout says that the teacher is sure (Yu et al. 2019)."""
 
-    weight: float = setting(1.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
+    weight: float = setting(10.0, "Weight of the consistency loss after its ramp", minimum=0, maximum=100)
     noise: float = setting(0.1, "Standard deviation of the teacher's input noise", minimum=0, maximum=1)
     passes: int = setting(8, "Monte Carlo passes of the teacher (T)", minimum=1, maximum=64)
-    dropout: float = setting(0.5, "Dropout at the coarsest level and before the classifier", minimum=0, maximum=0.9)
+    dropout: float = setting(0.2, "Dropout at the coarsest level and before the classifier", minimum=0, maximum=0.9)
 
 
 @dataclass(frozen=True)

@@ -357,7 +357,7 @@ def _stroke_inside(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _background_strokes(foreground: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """An arc around the structures, at some distance, and strokes far from them: through body and air, along the rim.
 
-    Without the last, nobody ever said that the air at the rim of a scan is background, and networks take it for anything.
+    Without the last, nobody ever said that the air at a scan's rim is background, and networks take it for anything.
     """
     shape = np.array(foreground.shape)
     strokes = []

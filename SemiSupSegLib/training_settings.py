@@ -60,12 +60,12 @@ class AugmentationSettings(Settings):
     mirror: tuple[bool, bool, bool] = setting((False, False, False), "Mirror along (i, j, k)")
     right_angles: bool = setting(False, "Rotate in plane by multiples of 90 degrees")
     noise: float = setting(0.1, "Largest standard deviation of Gaussian noise", minimum=0, maximum=2)
-    brightness: float = setting(0.2, "Largest relative change of brightness", minimum=0, maximum=1)
-    contrast: float = setting(0.25, "Largest relative change of contrast", minimum=0, maximum=1)
-    gamma: float = setting(0.3, "Largest change of the logarithm of gamma", minimum=0, maximum=1)
+    brightness: float = setting(0.3, "Largest relative change of brightness", minimum=0, maximum=1)
+    contrast: float = setting(0.5, "Largest relative change of contrast", minimum=0, maximum=1)
+    gamma: float = setting(0.6, "Largest change of the logarithm of gamma", minimum=0, maximum=1)
     blur: float = setting(1.0, "Largest standard deviation of blurring", minimum=0, maximum=5, unit="voxels")
     low_resolution: float = setting(0.5, "Smallest zoom of simulated low resolution; 1 = off", minimum=0.1, maximum=1)
-    intensity_probability: float = setting(0.2, "Share of patches that get each intensity change", minimum=0, maximum=1)
+    intensity_probability: float = setting(0.5, "Share of patches that get each intensity change", minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class TeacherSettings(Settings):
 class ScheduleSettings(Settings):
     """When the unlabeled branch joins, as fractions of the whole training."""
 
-    unlabeled_start: float = setting(0.3, "Training on annotations alone until then", minimum=0, maximum=1)
+    unlabeled_start: float | None = setting(
+        None, "Training on annotations alone until then; by method if empty", minimum=0, maximum=1
+    )
     unlabeled_ramp: float = setting(0.1, "Length of the unlabeled branch's ramp", minimum=0, maximum=1)
 
 

@@ -78,12 +78,20 @@ class Method:
     name = ""
     uses_unlabeled = False
     uses_superpixels = False
+    usual_start = 0.3
+    """Share of the training that is spent on annotations alone, unless settings say otherwise."""
     trains_on = "auto"
     """Which annotation of a case that has both: "auto" (its scribbles) or "dense"."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         self.settings = settings
         self.plan = plan
+
+    @property
+    def unlabeled_start(self) -> float:
+        """Share of the training after which the unlabeled branch joins."""
+        chosen = self.settings.schedule.unlabeled_start
+        return self.usual_start if chosen is None else chosen
 
     @classmethod
     def of(cls, settings: TrainingSettings, plan: Plan) -> Method:
@@ -112,16 +120,17 @@ class Method:
         schedule = self.settings.schedule
         if self.settings.warm_start:
             return 1.0
-        if fraction < schedule.unlabeled_start or schedule.unlabeled_start >= 1:
+        start = self.unlabeled_start
+        if fraction < start or start >= 1:
             return 0.0
         if schedule.unlabeled_ramp == 0:
             return 1.0
-        weight = ramp_sigmoid((fraction - schedule.unlabeled_start) / schedule.unlabeled_ramp)
+        weight = ramp_sigmoid((fraction - start) / schedule.unlabeled_ramp)
         return weight if weight >= 0.01 else 0.0
 
     def unlabeled_progress(self, fraction: float) -> float:
         """Share 0..1 of the training with the unlabeled branch that is done: T/T_N for thresholds that follow it."""
-        start = 0.0 if self.settings.warm_start else self.settings.schedule.unlabeled_start
+        start = 0.0 if self.settings.warm_start else self.unlabeled_start
         return min(max((fraction - start) / (1 - start), 0.0), 1.0) if start < 1 else 0.0
 
     def training_step(self, step: Step) -> Losses:

@@ -113,6 +113,9 @@ class SP3(Method):
     name = "sp3"
     uses_unlabeled = True
     uses_superpixels = True
+    usual_start = 0.06
+    """Early, before the teacher has learned the strokes by heart: what it then takes for background, its
+    pseudo-labels confirm (left atrium, four scribbled scans: recall 0.69 after a start at 0.3, 0.84 after 0.06)."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
