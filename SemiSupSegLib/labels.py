@@ -157,7 +157,7 @@ class LabelSchema:
         try:
             classes = tuple(_class_from_json(each) for each in body["classes"])
             background = _class_from_json(body["background"]) if "background" in body else cls.background
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CohortError("The list of classes can't be read.", "Create the cohort again.") from error
         return cls(classes, background)
 

@@ -337,7 +337,7 @@ def load_superpixels(path: str | Path, shape: tuple[int, int, int]) -> np.ndarra
     """
     try:
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, MemoryError):  # a header may claim any size
         return None
     if ids.shape != tuple(shape) or ids.dtype != np.int32 or ids.min() != 0 or ids.max() >= ids.size:
         return None

@@ -8,6 +8,7 @@ import gzip
 import math
 import os
 import re
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -218,17 +219,19 @@ def check_image(volume: Volume, name: str) -> None:
 
 def _read_header(path: Path) -> sitk.ImageFileReader:
     """Header of a file that promises no more than the machine, and the file itself, can hold."""
-    if path.is_dir():
+    with explained("read", path):  # a path may be too long, or lead through a folder that is closed
+        kind = stat.S_IFMT(path.stat().st_mode) if path.exists() else None
+    if kind == stat.S_IFDIR:
         raise VolumeError(
             f"'{path}' is a folder, not an image file.",
             "Give one file; a DICOM series has to be saved as one .nrrd file first.",
             code=ErrorCode.UNREADABLE_FILE,
         )
-    if not path.exists():
+    if kind is None:
         raise VolumeError(
             f"'{path}' doesn't exist.", "Check the path, or where the file was moved.", code=ErrorCode.MISSING_FILE
         )
-    if not path.is_file():
+    if kind != stat.S_IFREG:
         raise VolumeError(
             f"'{path}' is a pipe or a device, not an image file.", "Give a file.", code=ErrorCode.UNREADABLE_FILE
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SemiSupSegLib.errors import ErrorCode, VolumeError
+from SemiSupSegLib.errors import ErrorCode, SemiSupSegError, VolumeError
 from SemiSupSegLib.geometry import Geometry, Volume
 from SemiSupSegLib.image_header import check_header
 from SemiSupSegLib.volume import read_fields, read_geometry, read_volume, write_volume
@@ -141,6 +141,12 @@ def test_plain_nifti_that_lost_its_last_bytes_is_refused(tmp_path, lost):
     (tmp_path / "cut.nii").write_bytes((tmp_path / "whole.nii").read_bytes()[:-lost])
     with pytest.raises(VolumeError, match="is damaged"):
         read_volume(tmp_path / "cut.nii")
+
+
+def test_a_path_that_is_too_long_gets_a_sentence(tmp_path):
+    with pytest.raises(SemiSupSegError) as caught:
+        read_geometry(tmp_path / ("a" * 3000 + ".nrrd"))
+    assert caught.value.code in (ErrorCode.UNREADABLE_FILE, ErrorCode.MISSING_FILE)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes of POSIX")

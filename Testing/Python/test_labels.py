@@ -64,7 +64,15 @@ def test_impossible_class_is_refused(arguments):
 
 
 @pytest.mark.parametrize(
-    "body", [None, {}, {"classes": 3}, {"classes": [{}]}, {"classes": [{"name": "a", "value": "x"}]}]
+    "body",
+    [
+        None,
+        {},
+        {"classes": 3},
+        {"classes": [{}]},
+        {"classes": [{"name": "a", "value": "x"}]},
+        {"classes": [{"name": "a", "color": [10**400, 0, 0]}]},
+    ],
 )
 def test_text_that_is_no_schema_is_refused(body):
     with pytest.raises(CohortError):

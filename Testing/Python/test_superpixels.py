@@ -325,6 +325,15 @@ def test_second_time_ids_come_from_the_cache(tmp_path, monkeypatch):
     assert len(list((tmp_path / "new" / "folder").iterdir())) == 1
 
 
+def test_cache_that_claims_a_petabyte_is_made_again(tmp_path):
+    image, chosen = noise((3, 20, 20)), SuperpixelSettings()
+    ids = cached_superpixels(tmp_path, image, (1, 1, 1), chosen)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes().replace(b"(3, 20, 20), }        ", b"(999999, 999999, 999)}"))
+    assert b"999999" in file.read_bytes()
+    np.testing.assert_array_equal(cached_superpixels(tmp_path, image, (1, 1, 1), chosen), ids)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 60, 500])
 def test_damaged_cache_is_made_again(tmp_path, keep):
     image, chosen = noise((3, 20, 20)), SuperpixelSettings()
