@@ -78,7 +78,7 @@ class Method:
     name = ""
     uses_unlabeled = False
     uses_superpixels = False
-    usual_start = 0.3
+    usual_start = 0.4
     """Share of the training that is spent on annotations alone, unless settings say otherwise."""
     trains_on = "auto"
     """Which annotation of a case that has both: "auto" (its scribbles) or "dense"."""
