@@ -108,7 +108,9 @@ def test_only_the_student_gets_a_gradient(dimensions):
 
 
 def test_network_gets_dropout_for_its_passes():
-    assert METHODS["ua_mt"].network_needs(TrainingSettings()) == {"dropout": 0.5}
+    needs = METHODS["ua_mt"].network_needs
+    assert needs(TrainingSettings().with_overrides(["ua_mt.dropout=0.3"])) == {"dropout": 0.3}
+    assert needs(TrainingSettings().with_overrides(["plan.network=vnet"])) == {}  # it has 0.5 without being asked
 
 
 @pytest.mark.parametrize("change", ["noise=0", "passes=1", "weight=2"])

@@ -44,7 +44,8 @@ class UncertaintyAwareMeanTeacher(Method):
 
     @classmethod
     def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
-        return {"dropout": settings.ua_mt.dropout}
+        """Dropout, without which passes would differ by noise alone; a V-Net has the paper's own of 0.5."""
+        return {} if settings.plan.network == "vnet" else {"dropout": settings.ua_mt.dropout}
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.weight > 0 else 0.0
