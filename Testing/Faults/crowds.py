@@ -70,7 +70,7 @@ def two_workers(lab: Laboratory) -> Result:
     """Four workers started at the same moment on one folder: one works, the others say that it's busy."""
     result = Result("four workers on one folder")
     for _ in lab.tries(10, 2):
-        folder = lab.run_folder(child=False, steps=600, step_seconds=0.001)
+        folder = lab.run_folder(child=False, steps=600, step_seconds=0.005)
         command = [sys.executable, str(FAKE_WORKER), str(folder.path)]
         folder.update_request(attached=False)
         crowd = [
