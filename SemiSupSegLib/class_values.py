@@ -36,7 +36,8 @@ def parse_values(text: str | Mapping[str, int]) -> dict[str, int]:
         try:
             number = int(value)
         except (TypeError, ValueError):
-            raise CohortError(f"'{name}={value}' doesn't give a class its value.", remedy) from None
+            part = f"{name}={value}" if name else value
+            raise CohortError(f"'{part}' doesn't give a class its value.", remedy) from None
         if not name or not 0 <= number <= 65535:
             raise CohortError(f"'{name}={value}' isn't a class name with a value from 0 to 65535.", remedy)
         if name in values or number in values.values():

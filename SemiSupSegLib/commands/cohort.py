@@ -20,7 +20,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "create",
         help="pair files by their names",
         description="scribbles/case7_scribble.nrrd and labels/case7_label.nrrd belong to images/case7.nrrd "
-        "(also .seg.nrrd, .nii.gz, .mha).",
+        "(also .seg.nrrd, .nii.gz, .mha). For DIR, a file or a quoted pattern such as 'images/*_t1c.nrrd' will do too. "
+        "A .seg.nrrd names its classes itself; other files are told what their values mean with --scribble-values and "
+        "--label-values. What may be wrong with the files is said; the cohort is written all the same.",
     )
     create.add_argument("out", metavar="OUT.json", type=Path, help="the cohort's file")
     create.add_argument("--images", metavar="DIR", required=True, help="the scans; their names are the case IDs")

@@ -17,8 +17,12 @@ SHOWN = ("dice", "jaccard", "precision", "recall", "hd95", "asd", "assd")
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="measure predictions against the cohort's dense labels")
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder that predict wrote to")
-    parser.add_argument("cohort", metavar="COHORT.json", type=Path)
-    parser.add_argument("--cases", metavar="ID", nargs="+", help="only these cases")
+    parser.add_argument(
+        "cohort", metavar="COHORT.json", type=Path, help="a cohort with dense labels; need not be the one trained on"
+    )
+    parser.add_argument(
+        "--cases", metavar="ID", nargs="+", help="only these cases (default: all that have a label and a prediction)"
+    )
     parser.add_argument(
         "--largest-component", action="store_true", help="keep each class's largest component before measuring"
     )
@@ -39,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
             on_progress=bar.update,
         )
         bar.update(1.0)
+    print(as_table(scores))
     if options.json:
         write_json_atomically(options.json, scores)
-    print(as_table(scores))
     return 0
 
 

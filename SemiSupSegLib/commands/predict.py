@@ -17,13 +17,18 @@ from .local_run import follow
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("predict", help="segment scans with a trained model")
     parser.add_argument("model", metavar="RUN_OR_MODEL", type=Path, help="the folder of a run or of a model")
-    parser.add_argument("scans", metavar="COHORT.json|IMAGE", type=Path, nargs="+")
+    parser.add_argument(
+        "scans", metavar="COHORT.json|IMAGE", type=Path, nargs="+", help="one cohort, or image files (no folder)"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the results go")
     parser.add_argument("--cases", metavar="ID", nargs="+", help="only these cases of the cohort")
     parser.add_argument("--probability", action="store_true", help="write a probability volume for each class too")
     parser.add_argument("--uncertainty", action="store_true", help="write an uncertainty volume too")
     parser.add_argument("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:INDEX or mps")
-    parser.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="any other setting")
+    keys = ", ".join(each.key for each in PredictionSettings.describe())
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=f"any setting, one of: {keys}"
+    )
     parser.add_argument("--json", action="store_true", help="print the run's events, a JSON object a line")
     parser.set_defaults(run=run)
 

@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from ..cohort import Cohort
 from ..errors import ErrorCode, RunError, SettingsError
 from ..runs import RunFolder, RunRequest
 from ..training_settings import METHODS, TrainingSettings
@@ -23,7 +24,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("cohort", metavar="COHORT.json", type=Path, nargs="?", help="may be left out with --resume")
     parser.add_argument("--method", metavar="M", help=f"one of: {', '.join(METHODS)}; may be left out with --resume")
-    parser.add_argument("--out", metavar="RUN", type=Path, help="the run's folder")
+    parser.add_argument(
+        "--out", metavar="RUN", type=Path, help="the run's folder: a new one, or with --resume the stopped run's"
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="N", help="how long to train")
     budget.add_argument("--iterations", metavar="N", help="how many steps to train, instead")
@@ -57,13 +60,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _created(options: argparse.Namespace) -> RunFolder:
     if options.cohort is None or options.method is None:
-        missing = "cohort" if options.cohort is None else "method (--method)"
-        raise SettingsError(f"No {missing} is given.", "Only with --resume they may be left out.")
+        missing, remedy = "cohort", "Name its .json file, or go on with an earlier run with --resume."
+        if options.cohort is not None:
+            missing, remedy = "method", f"Choose one with --method: {', '.join(METHODS)}."
+        raise SettingsError(f"No {missing} is given.", remedy)
     settings = TrainingSettings().with_overrides(_assignments(options))
     if not options.cohort.is_file():
         raise RunError(
-            f"There is no cohort '{options.cohort}'.", "Make one with 'cohort create'.", code=ErrorCode.MISSING_FILE
+            f"There is no cohort '{options.cohort}'.",
+            "Name its .json file; 'cohort create' makes one.",
+            code=ErrorCode.MISSING_FILE,
         )
+    Cohort.load(options.cohort)  # what is no cohort is refused before the run's folder is made
     request = RunRequest(
         task="train",
         cohort=str(options.cohort),

@@ -50,11 +50,22 @@ def evaluate_folder(
         If a case that was asked for has no prediction or no dense label, or if there is nothing to score.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise CohortError(
+            f"There is no folder '{folder}'.",
+            "Name the folder that predict wrote to.",
+            code=ErrorCode.MISSING_FILE,
+        )
+    if not any(case.label is not None for case in cohort.cases):
+        raise CohortError(
+            "The cohort has no dense label to compare with.",
+            "Create a cohort with --labels, and evaluate with that one.",
+        )
     chosen = [cohort.case(each) for each in cases] if cases else _both(folder, cohort)
     if not chosen:
         raise CohortError(
             f"There is nothing to score in '{folder}'.",
-            "Predict cases that have a dense label.",
+            "It holds no prediction, named <case>.seg.nrrd, of a case that has a dense label.",
             code=ErrorCode.MISSING_FILE,
         )
     for case in chosen:
