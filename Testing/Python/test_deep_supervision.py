@@ -62,7 +62,7 @@ def cases():
         image = np.random.default_rng(index).standard_normal((12, 12, 12)).astype(np.float32)
         annotation = np.full(image.shape, IGNORE, np.uint8)
         annotation[5, 3:9, 3:9], annotation[2, 1] = 1, 0
-        made.append(training_case(f"case{index}", image, annotation if index < 2 else None, superpixels=True))
+        made.append(training_case(f"case{index}", image, annotation if index < 2 else None, superpixel_size=3.0))
     return made
 
 

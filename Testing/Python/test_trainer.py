@@ -39,7 +39,7 @@ def cases():
         image[3:9, 3:9, 3:9] += 2
         annotation = np.full(image.shape, IGNORE, np.uint8)
         annotation[5, 5, 3:9], annotation[5, 1, 1:11] = 1, 0
-        made.append(training_case(f"case{index}", image, annotation if index < 2 else None, superpixels=True))
+        made.append(training_case(f"case{index}", image, annotation if index < 2 else None, superpixel_size=3.0))
     return made
 
 
