@@ -53,13 +53,13 @@ def start(tmp_path, monkeypatch):
 
 
 def read_until(runner, condition, seconds=20.0):
-    """Polls until an event fulfils a condition, and returns all events up to then."""
+    """Polls until an event fulfils a condition, and returns all events up to then, the rest of that poll's too."""
     events, deadline = [], time.monotonic() + seconds
     while time.monotonic() < deadline and runner.state is None:
-        for event in runner.poll():
-            events.append(event)
-            if condition(event):
-                return events
+        polled = runner.poll()
+        events += polled
+        if any(condition(event) for event in polled):
+            return events
         time.sleep(0.005)
     pytest.fail(
         f"never happened; {[each.name for each in events][-20:]}, {runner.state}, {runner.error}, {runner.log_tail}"
