@@ -11,7 +11,7 @@ BENCHMARKS = {
     "hippocampus": "small crops, many of them (quality)",
     "report": "tables and plots from stored results",
     "ablation": "one training for each switch of a method",
-    "bridge": "nodes to arrays and back against slicer.util (speed)",
+    "speed": "the same work done by others, side by side (speed)",
 }
 _QUALITY = ("la", "acdc", "hippocampus")
 
