@@ -150,6 +150,7 @@ def write_segmentation(
     schema: LabelSchema,
     compress: bool = True,
     kind: AnnotationKind = "label",
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write class indices as a ``.seg.nrrd`` that Slicer opens with the user's names, colors and terminology.
 
@@ -164,6 +165,8 @@ def write_segmentation(
         Every foreground class becomes a segment, empty or not, with its own label value.
     compress : bool
     kind : {"label", "scribble"}
+    notes : mapping of str to str, optional
+        More key/value pairs for the header, which Slicer passes over.
 
     Notes
     -----
@@ -190,7 +193,8 @@ def write_segmentation(
             f"Labels of shape {labels.shape}, {labels.dtype}, don't fit a uint8 grid of shape {geometry.shape}.",
             code=ErrorCode.BAD_GEOMETRY,
         )
-    counts = np.bincount(labels.ravel(), minlength=256)
+    # Slice by slice: counting and looking up make copies of 8 bytes a voxel.
+    counts = sum(np.bincount(each.ravel(), minlength=256) for each in labels)
     if counts[schema.n_classes : IGNORE].any():
         highest = int(np.flatnonzero(counts[:IGNORE])[-1])
         raise CohortError(
@@ -205,8 +209,10 @@ def write_segmentation(
         written.append((schema.background, int(table[0])))
     if table.max() < 256:
         table = table.astype(np.uint8)
-    stored = table[labels]
-    fields = _segment_fields(written, _extent(stored)) | _segmentation_fields(geometry)
+    stored = np.empty(labels.shape, dtype=table.dtype)
+    for theirs, ours in zip(stored, labels, strict=True):
+        theirs[...] = table[ours]
+    fields = _segment_fields(written, _extent(stored)) | _segmentation_fields(geometry) | dict(notes or {})
     write_then_replace(path, lambda temporary: write_nrrd(temporary, stored, geometry, fields, compress))
 
 

@@ -6,6 +6,7 @@ is plain data: it stands in ``run.json`` and ``model.json``, is shown to the use
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,14 +58,20 @@ class Normalisation:
     std: float = 1.0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Normalised copy, float32, of an image of any shape."""
+        """Normalised copy, float32, of an image of any shape; one other copy is held meanwhile at most."""
         image = np.asarray(image, dtype=np.float32)
         if self.kind == "fixed":
-            return ((image.clip(self.low, self.high) - self.mean) / self.std).astype(np.float32)
+            result = image.clip(self.low, self.high)
+            result -= np.float32(self.mean)
+            result /= np.float32(self.std)
+            return result
         # Percentiles are float64, and what they clip would become so too.
         low, high = (float(each) for each in np.percentile(image, (0.1, 99.9)))
-        image = image.clip(low, high) if high > low else image
-        return (image - image.mean()) / (image.std() or np.float32(1))
+        result = image.clip(low, high) if high > low else image.copy()
+        result -= result.mean()
+        deviation = math.sqrt(sum(float(np.vdot(each, each)) for each in result) / result.size)
+        result /= np.float32(deviation or 1.0)
+        return result
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, label
 
+_COUNTED_AT_ONCE = 8_000_000
+
 
 def largest_component(mask: NDArray) -> NDArray:
     """The largest 6-connected (in 2D 4-connected) component of a mask.
@@ -32,7 +34,10 @@ def largest_component(mask: NDArray) -> NDArray:
     components, n_components = label(mask)
     if n_components < 2:
         return mask.copy()
-    sizes = np.bincount(components.ravel())
+    sizes = np.zeros(n_components + 1, dtype=np.int64)
+    flat = components.reshape(-1)
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):  # counting makes a copy of 8 bytes a voxel
+        sizes += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=n_components + 1)
     sizes[0] = 0
     return components == sizes.argmax()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,22 +17,20 @@ from ..labels import LabelSchema
 from ..models import Model
 from ..segmentation_file import write_segmentation
 from ..training_settings import PredictionSettings
-from ..volume import (
-    Geometry,
-    Volume,
-    check_image,
-    resample_probabilities,
-    write_volume,
-)
+from ..volume import Geometry, Volume, check_image, write_volume
 from .checkpoints import load_tensors
 from .devices import autocast, choose_device, empty_cache, prefers_bfloat16, prepare_process
 from .memory import is_out_of_memory
 from .networks import SegmentationNetwork, build_network
+from .own_grid import predicted_slabs
 from .plan import Plan, prepare_image
 from .postprocessing import keep_largest_components
-from .sliding_window import sliding_window
+from .sliding_window import Box, SlidingWindow
 
-_SLAB_VOXELS = 4_000_000
+T = TypeVar("T")
+
+_SURELY_BACKGROUND = 0.95
+"""Probability of the background from which a voxel says nothing about how uncertain a case is."""
 
 
 class Stopped(Exception):
@@ -112,59 +111,89 @@ class Predictor:
 
         They are put together where the image lies, and in the computer's memory if that is too small for them.
         """
-        batch_size = 2 if self.plan.dimensions == 3 else 16
-        try:
-            return self._slide(image, batch_size, on_window)
-        except RuntimeError as error:
-            if image.device.type == "cpu" or not is_out_of_memory(error):
-                raise
-        empty_cache(self.device)
-        return self._slide(image.cpu(), 1, on_window)
-
-    def _slide(self, image: Tensor, batch_size: int, on_window: Callable[[float], None]) -> Tensor:
-        with torch.inference_mode():
-            return sliding_window(
-                image.float(),
-                self.plan.patch_shape,
-                self._forward,
-                self.plan.n_classes,
-                overlap=self.settings.overlap,
-                mirror_axes=self.mirror_axes,
-                batch_size=batch_size,
-                on_window=on_window,
-            )
+        return self._where_it_fits(image, lambda there, sliding: sliding(there, on_window))
 
     def __call__(
         self, volume: Volume, on_window: Callable[[float], None] = lambda fraction: None, name: str = "The image"
     ) -> Prediction:
-        """Predict an image on its own grid."""
+        """Predict an image on its own grid.
+
+        Beside the image, its prepared copy and the results, memory holds about one more float32 copy of it, however
+        many classes there are.
+        """
         check_image(volume, name)
-        prepared = prepare_image(volume, self.plan)
-        coarse = self.on_plan_grid(torch.from_numpy(prepared.array).to(self.device), on_window).cpu().numpy()
-        shape = volume.geometry.shape
-        labels = np.empty(shape, dtype=np.uint8)
-        probabilities = np.empty((len(coarse), *shape), dtype=np.float32) if self.settings.probability else None
-        uncertainty = np.empty(shape, dtype=np.float32) if self.settings.uncertainty else None
-        doubt, extent = 0.0, 0.0
-        for slab in _slabs(shape):
-            on_window(1.0)
-            fine = _resampled_slab(coarse, prepared.geometry, volume.geometry, slab)
-            labels[slab] = fine.argmax(axis=0)
-            entropy = binary_share_of_entropy(fine)
-            possible = fine[0] < 0.95
-            doubt += float(entropy[possible].sum())
-            extent += float(possible.sum())
-            if probabilities is not None:
-                probabilities[:, slab] = fine
-            if uncertainty is not None:
-                uncertainty[slab] = entropy
+        prediction = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
         if self.largest_component:
-            labels = keep_largest_components(labels, self.largest_component)
-        return Prediction(labels, probabilities, uncertainty, doubt / extent if extent else 0.0)
+            prediction = replace(prediction, labels=keep_largest_components(prediction.labels, self.largest_component))
+        return prediction
+
+    def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> Prediction:
+        most_numbers = max(prepared.array.size, math.prod(geometry.shape))
+
+        def collect(image: Tensor, sliding: SlidingWindow) -> Prediction:
+            results = _Results(geometry.shape, sliding.n_classes, self.settings)
+            limit = most_numbers if image.device.type == "cpu" else math.inf
+            for box, fine in predicted_slabs(
+                sliding, image, prepared.geometry, geometry, most_numbers=limit, on_window=on_window
+            ):
+                results.take(box, fine)
+            return results.prediction()
+
+        return self._where_it_fits(torch.from_numpy(prepared.array).to(self.device), collect)
+
+    def _where_it_fits(self, image: Tensor, work: Callable[[Tensor, SlidingWindow], T]) -> T:
+        """What is made of an image where it lies or, if that has too little memory, in the computer's memory."""
+        try:
+            with torch.inference_mode():
+                return work(image.float(), self._sliding(2 if self.plan.dimensions == 3 else 16))
+        except RuntimeError as error:
+            if image.device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        empty_cache(self.device)
+        with torch.inference_mode():
+            return work(image.cpu().float(), self._sliding(1))
+
+    def _sliding(self, batch_size: int) -> SlidingWindow:
+        return SlidingWindow(
+            self.plan.patch_shape,
+            self._forward,
+            self.plan.n_classes,
+            overlap=self.settings.overlap,
+            batch_size=batch_size,
+            mirror_axes=self.mirror_axes,
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         with autocast(self.device, self.precision):
             return self.network(to_memory_format(x.to(self.device))).to(x.device)
+
+
+class _Results:
+    """What is kept of an image's probabilities, taken in part by part."""
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, settings: PredictionSettings):
+        self.labels = np.empty(shape, dtype=np.uint8)
+        self.probabilities = np.empty((n_classes, *shape), dtype=np.float32) if settings.probability else None
+        self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
+        self.doubt, self.extent = 0.0, 0
+
+    def take(self, box: Box, probabilities: np.ndarray) -> None:
+        """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
+        self.labels[box] = probabilities.argmax(axis=0)
+        possible = probabilities[0] < _SURELY_BACKGROUND
+        self.extent += int(np.count_nonzero(possible))
+        if self.uncertainty is None:
+            self.doubt += float(binary_share_of_entropy(probabilities[:, possible]).sum())
+        else:
+            entropy = binary_share_of_entropy(probabilities)
+            self.doubt += float(entropy[possible].sum())
+            self.uncertainty[box] = entropy
+        if self.probabilities is not None:
+            self.probabilities[(slice(None), *box)] = probabilities
+
+    def prediction(self) -> Prediction:
+        score = self.doubt / self.extent if self.extent else 0.0
+        return Prediction(self.labels, self.probabilities, self.uncertainty, score)
 
 
 def binary_share_of_entropy(probabilities: np.ndarray) -> np.ndarray:
@@ -230,27 +259,6 @@ def write_prediction(
         files["uncertainty"] = folder / f"{case}_uncertainty.nrrd"
         write_volume(files["uncertainty"], Volume(prediction.uncertainty, volume.geometry), compress=compress)
     return files
-
-
-def _slabs(shape: tuple[int, int, int]) -> Iterator[slice]:
-    """Slices along k, a few million voxels each, so that memory stays small for any number of classes."""
-    thickness = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
-    for start in range(0, shape[0], thickness):
-        yield slice(start, min(shape[0], start + thickness))
-
-
-def _resampled_slab(coarse: np.ndarray, source: Geometry, target: Geometry, slab: slice) -> np.ndarray:
-    """Probabilities of a slab of target slices, made from those slices of the source that it needs.
-
-    Both grids have the same axes, as `prepare_image` makes them.
-    """
-    mapping = target.index_map(source)
-    first, last = sorted(mapping[2, 2] * k + mapping[2, 3] for k in (slab.start, slab.stop - 1))
-    start = int(np.clip(np.floor(first - 1e-3), 0, source.size[2] - 1))
-    stop = int(np.clip(np.ceil(last + 1e-3) + 1, start + 1, source.size[2]))
-    part = source.cropped((0, 0, start), (*source.size[:2], stop - start))
-    wanted = target.cropped((0, 0, slab.start), (*target.size[:2], slab.stop - slab.start))
-    return resample_probabilities(coarse[:, start:stop], part, wanted)
 
 
 def _file_name(name: str) -> str:

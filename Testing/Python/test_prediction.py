@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from SemiSupSegLib.cohort import Case, Cohort
 from SemiSupSegLib.errors import VolumeError
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
+from SemiSupSegLib.learning import own_grid as own_grid_module
 from SemiSupSegLib.learning import prediction as prediction_module
 from SemiSupSegLib.learning.checkpoints import save_tensors
 from SemiSupSegLib.learning.plan import Normalisation, Plan
@@ -100,7 +101,7 @@ def test_thin_slabs_change_nothing(monkeypatch):
     settings = PredictionSettings(probability=True, uncertainty=True)
     predict = predictor(Bands(sharpness=0.3), settings, spacing=(1.5, 1.5, 2.0))
     whole = predict(volume)
-    monkeypatch.setattr(prediction_module, "_SLAB_VOXELS", 9 * 8 * 4)
+    monkeypatch.setattr(own_grid_module, "_SLAB_NUMBERS", 3 * 9 * 8 * 4)
     slabs = predict(volume)
     np.testing.assert_array_equal(slabs.labels, whole.labels)
     np.testing.assert_allclose(slabs.probabilities, whole.probabilities, atol=1e-5)
