@@ -18,6 +18,7 @@ from .rows import Options, Row
 
 PACKAGE = __package__
 AREAS = {
+    "supervoxels": "SLIC against scikit-image and SimpleITK",
     "bridge": "nodes to arrays and back against slicer.util",
 }
 """Modules of the package, each with ``rows(options)`` that yields a `Row` at a time."""

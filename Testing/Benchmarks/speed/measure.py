@@ -7,7 +7,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ REPETITIONS = 5
 """Of each side, after one that warms up; the median counts."""
 
 
-def side_by_side(
+def side_by_side(name: str, peer: str, ours: Callable[[], Any], theirs: Callable[[], Any], **how: Any) -> Row:
+    """Compare the results of two calls, then their time: `compare` with one peer."""
+    return compare(name, ours, {peer: theirs}, **how)[0]
+
+
+def compare(
     name: str,
-    peer: str,
     ours: Callable[[], Any],
-    theirs: Callable[[], Any],
+    peers: Mapping[str, Callable[[], Any]],
     *,
     check: Callable[[Any, Any], bool | tuple[bool, str]],
     aim: float | None = None,
@@ -30,44 +34,50 @@ def side_by_side(
     before: Callable[[], object] = lambda: None,
     wait: Callable[[], object] = lambda: None,
     note: str = "",
-) -> Row:
-    """Compare the results of two calls, then their time.
+) -> list[Row]:
+    """Compare the results of a call with those of its peers, then their time; a row for each peer.
 
     Parameters
     ----------
-    ours, theirs : callable
+    ours, peers : callable, and callables by the peers' names
         Do the same work on the same inputs.
     check : callable
-        Takes both results and says whether they are equal, or ours as good; may add a text for the row's note. It is
-        called once, before anything is timed.
+        Takes our result and a peer's and says whether they are equal, or ours as good; may add a text for the row's
+        note. It is called once a peer, before anything is timed.
     unit : {"s", "ms"}
-        What the row's figures are in.
+        What the rows' figures are in.
     before : callable
         Called before every timed call, outside the timing: puts back what calls change.
     wait : callable
         Called after every call, within the timing: returns once a device has done what was asked of it.
     """
-    calls = (ours, theirs)
-    results = []
-    for call in calls:
-        results.append(call())
+    mine = ours()
+    wait()
+    verdicts = []
+    for theirs in peers.values():
+        result = theirs()
         wait()
-    verdict = check(*results)
-    equal, remark = verdict if isinstance(verdict, tuple) else (verdict, "")
-    del results
-    seconds = alternate(calls, repetitions, before=before, wait=wait)
+        verdict = check(mine, result)
+        verdicts.append(verdict if isinstance(verdict, tuple) else (verdict, ""))
+        del result
+    del mine
     scale = {"s": 1.0, "ms": 1000.0}[unit]
-    samples = [[scale * each for each in side] for side in seconds]
-    return Row(
-        name,
-        peer,
-        *(statistics.median(side) for side in samples),
-        unit=unit,
-        aim=aim,
-        equal=bool(equal),
-        note="; ".join(text for text in (note, remark) if text),
-        values={"ours": samples[0], "theirs": samples[1]},
-    )
+    seconds = alternate([ours, *peers.values()], repetitions, before=before, wait=wait)
+    samples, *others = [[scale * each for each in side] for side in seconds]
+    return [
+        Row(
+            name,
+            peer,
+            statistics.median(samples),
+            statistics.median(theirs),
+            unit=unit,
+            aim=aim,
+            equal=bool(equal),
+            note="; ".join(text for text in (note, remark) if text),
+            values={"ours": samples, "theirs": theirs},
+        )
+        for peer, theirs, (equal, remark) in zip(peers, others, verdicts, strict=True)
+    ]
 
 
 def alternate(

@@ -123,12 +123,16 @@ def require(module: str, install: str) -> ModuleType:
 
 def attempt(name: str, peer: str, measure: Callable[[], Row], *, aim: float | None = None) -> Row:
     """What `measure` returns; where it raises, a row that says why, so that the others are still measured."""
+    return attempt_all(name, peer, lambda: [measure()], aim=aim)[0]
+
+
+def attempt_all(name: str, peer: str, measure: Callable[[], list[Row]], *, aim: float | None = None) -> list[Row]:
+    """The rows that `measure` returns; where it raises, one that says why."""
     try:
         return measure()
     except MissingPeer as error:
-        return Row(name, peer, aim=aim, note=str(error))
+        return [Row(name, peer, aim=aim, note=str(error))]
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
-        return Row(
-            name, peer, aim=aim, error=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        )
+        first_line = str(error).partition("\n")[0]
+        return [Row(name, peer, aim=aim, error=f"{type(error).__name__}: {first_line}")]
