@@ -6,6 +6,7 @@ The cohort's folder is the truth; a scene shows it. A node that shows something 
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -16,14 +17,17 @@ import numpy as np
 import slicer
 
 from ..cohort import Case, Cohort
-from ..errors import CohortError
+from ..errors import CohortError, SemiSupSegError
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind, write_segmentation
-from ..volume import Volume, write_volume
+from ..volume import Volume, extension_of, read_fields, write_volume
 from .accepted_proposals import note_accepted
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, volume_of
 from .results import add_segmentation, add_volume, painted_state
 from .segments import SegmentationNodes, read_annotation
+
+PAINTED_FIELD = "SemiSupSeg_Painted"
+"""Field in the header of annotation files that were written here; saved by Slicer or anything else, a file loses it."""
 
 QUIET_SECONDS = 2.0
 """How long nobody may have painted before strokes are written to the cohort."""
@@ -105,8 +109,24 @@ def write_cropped(path: Path, annotation: Volume, schema: LabelSchema, kind: Ann
     start, stop = np.array([each[0] for each in used]), np.array([each[-1] + 1 for each in used])
     cropped = annotation.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     geometry = annotation.geometry.cropped(start[::-1], (stop - start)[::-1])
-    write_segmentation(path, np.ascontiguousarray(cropped), geometry, schema, kind=kind)
+    write_segmentation(path, np.ascontiguousarray(cropped), geometry, schema, kind=kind, notes={PAINTED_FIELD: "1"})
     return True
+
+
+def was_painted_here(path: Path) -> bool:
+    """Whether an annotation file was written by this software, so that it may be written over."""
+    try:
+        return PAINTED_FIELD in read_fields(path)
+    except SemiSupSegError:
+        return False
+
+
+def free_path(path: Path) -> Path:
+    """The path, numbered if there is a file of that name: ``scan_label.seg.nrrd``, ``scan_label_2.seg.nrrd``."""
+    extension = extension_of(path)
+    stem = path.name.removesuffix(extension)
+    numbered = (path.with_name(f"{stem}_{count}{extension}") for count in itertools.count(2))
+    return path if not path.exists() else next(each for each in numbered if not each.exists())
 
 
 def show_image(cohort: Cohort, case: Case, scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLScalarVolumeNode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import slicer
@@ -21,11 +21,13 @@ from .accepted_proposals import forget_accepted, note_accepted, split_annotation
 from .cohort_nodes import (
     EditWatcher,
     free_case_id,
+    free_path,
     kind_of,
     show_annotation,
     show_image,
     tag,
     tagged_nodes,
+    was_painted_here,
     write_cropped,
     write_image,
 )
@@ -85,6 +87,7 @@ class CohortScene:
             Cohort.load(path) if path.is_file() else Cohort(classes or _OPEN_SCHEMA, (), path.parent.name, path)
         )
         self.edits = EditWatcher()
+        self._painted_files: dict[tuple[str, str], Path] = {}
 
     @property
     def path(self) -> Path:
@@ -154,7 +157,7 @@ class CohortScene:
         case_id = free_case_id(volume_node.GetName(), self.cohort) if case_id is None else case_id
         if any(each.id.casefold() == case_id.casefold() for each in self.cohort.cases):
             raise CohortError(f"The cohort has a case '{case_id}' already.", "Give the case another ID.")
-        case = Case(case_id, self.folder / "images" / f"{case_id}.nrrd", role=role)
+        case = Case(case_id, free_path(self.folder / "images" / f"{case_id}.nrrd"), role=role)
         write_image(volume_node, case.image, compress=compress)
         for kind, annotation in painted.items():
             case = self._written(case, annotation, kind, schema)
@@ -208,6 +211,7 @@ class CohortScene:
         """Take a case out of the cohort; its files stay, and so do its nodes, as plain nodes."""
         self.save_edits()
         self._keep(self.cohort.without_case(case_id))
+        self._painted_files = {key: path for key, path in self._painted_files.items() if key[0] != case_id}
         for node in tagged_nodes(self.scene, self.path, case_id):
             for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
                 node.RemoveAttribute(name)
@@ -419,21 +423,38 @@ class CohortScene:
         if kind == "label":
             return self._written(case, read_annotation(node, volume_node, schema, kind), kind, schema)
         strokes, proposals = split_annotation(node, volume_node, schema)
-        case = self._written(case, strokes, kind, schema)
+        had_strokes = case.scribble is not None
+        case = self._written(self._written(case, strokes, "scribble", schema), proposals, "proposals", schema)
         if case.scribble is not None:  # whoever paints on a case wants it to train, though its label was for evaluation
-            case = replace(case, labeled=True)
-        path = self.folder / "proposals" / f"{case.id}_proposals.seg.nrrd"
-        is_accepted = write_cropped(path, proposals, schema, "scribble")
-        return replace(case, proposals=AnnotationFile(path) if is_accepted else None)
+            return replace(case, labeled=True)
+        if had_strokes and case.label is not None:  # beside strokes a label was the reference, and so it is again
+            return replace(case, labeled=False)
+        return case
 
-    def _written(self, case: Case, annotation: Volume, kind: AnnotationKind, schema: LabelSchema) -> Case:
+    def _written(
+        self,
+        case: Case,
+        annotation: Volume,
+        what: Literal["scribble", "label", "proposals"],
+        schema: LabelSchema,
+        *,
+        in_new_file: bool = False,
+    ) -> Case:
         """The case with an annotation that is on disk; without one where nothing is painted.
 
-        Always into the cohort's folder: the file that a case came with is somebody's, and perhaps of another format.
+        Always into the cohort's folder, and over no file but the case's own that was written here before: any other is
+        somebody's work.
         """
-        path = self.folder / f"{kind}s" / f"{case.id}_{kind}.seg.nrrd"
-        is_painted = write_cropped(path, annotation, schema, kind)
-        return replace(case, **{kind: AnnotationFile(path) if is_painted else None})
+        before: AnnotationFile | None = getattr(case, what)
+        folder = self.folder / (what if what == "proposals" else f"{what}s")
+        # Strokes that were erased and painted anew go where they were.
+        path = self._painted_files.get((case.id, what)) if before is None else before.path
+        if path is None or in_new_file or path.parent != folder or not was_painted_here(path):
+            path = free_path(folder / f"{case.id}_{what}.seg.nrrd")
+        is_painted = write_cropped(path, annotation, schema, "label" if what == "label" else "scribble")
+        if is_painted:
+            self._painted_files[case.id, what] = path
+        return replace(case, **{what: AnnotationFile(path) if is_painted else None})
 
     def _keep(self, cohort: Cohort) -> None:
         self.cohort = cohort.save(self.path)
@@ -453,7 +474,11 @@ class CohortScene:
         """What the files hold, on the scan's grid: a label, or strokes with the proposals that were accepted."""
         nothing = np.full(read_geometry(case.image).shape, IGNORE if kind == "scribble" else 0, dtype=np.uint8)
         if kind == "label":
-            return nothing if case.label is None else self.cohort.read_label(case)
+            if case.label is None:
+                return nothing
+            label = self.cohort.read_label(case)
+            # Where the file says nothing, say outside of a map smaller than the scan, a node can't say anything else.
+            return np.where(label == IGNORE, nothing, label)
         strokes = nothing if case.scribble is None else self.cohort.read_scribble(case)
         if case.proposals is None:
             return strokes

@@ -11,10 +11,11 @@ import slicer
 from ..errors import CohortError
 from ..labels import IGNORE, LabelSchema
 from ..volume import Volume
+from .accepted_proposals import forget_accepted
 from .case_table import CaseRow, CaseTable
 from .cohort_nodes import tag, tagged_nodes
 from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
-from .nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
+from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
 from .predictions import Prediction, PredictionNodes, PredictionStore, show_prediction, uncertain_slices
 from .results import update_segmentation
 
@@ -92,8 +93,9 @@ class PredictionScene(CohortScene):
     def start_correction(self, case_id: str) -> CaseNodes:
         """Make a case's prediction its annotation, to be corrected: a segmentation that counts as dense label.
 
-        Strokes that the case has win over the prediction, and are in the label from now on; their file stays, but no
-        longer trains. A label that the case has is replaced: whoever asks for this saves the undo state before.
+        Strokes that the case has win over the prediction, and are in the label from now on. Their file stays, but no
+        longer trains; nodes that show them go, those of the person become plain, hidden nodes. A label that the case
+        has is replaced in the cohort, and its file stays. Whoever asks for this saves the undo state before.
         """
         self.save_edits()
         case = self.cohort.case(case_id)
@@ -108,12 +110,26 @@ class PredictionScene(CohortScene):
             strokes = self.cohort.read_scribble(case)
             labels = np.where(strokes == IGNORE, labels, strokes)
         grid = geometry_of(self.image_node(case_id))
-        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema)
-        self._keep(self.cohort.with_case(replace(case, scribble=None, labeled=True)))
+        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema, in_new_file=True)
+        self._keep(self.cohort.with_case(replace(case, scribble=None, proposals=None, labeled=True)))
+        self._let_go_of_strokes(case_id)
         for node in tagged_nodes(self.scene, self.path, case_id, "label"):
             update_segmentation(node, labels, self.image_node(case_id), self.cohort.schema, overwrite=True)
             self.edits.watch(node)
         return self.show_case(case_id, "label")
+
+    def _let_go_of_strokes(self, case_id: str) -> None:
+        """What is painted in the nodes that showed a case's strokes no longer counts."""
+        for node in tagged_nodes(self.scene, self.path, case_id, "scribble"):
+            self.edits.forget(node)
+            forget_accepted(node)
+            if node.GetAttribute(LOADED_ATTRIBUTE):
+                self.scene.RemoveNode(node)
+                continue
+            for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE):
+                node.RemoveAttribute(name)
+            if node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility(False)
 
     def _prediction(self, case_id: str) -> Prediction:
         prediction = self.predictions.get(self.cohort.case(case_id).id)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 import slicer
 from scene_building import SHEARED, TERMINOLOGY, add_segmentation, add_transform, add_volume, boxes, exported, rotation
 
-from SemiSupSegLib.cohort import Cohort, Role
+from SemiSupSegLib.cohort import AnnotationFile, Cohort, Role
 from SemiSupSegLib.errors import CohortError, ErrorCode, SemiSupSegError, SettingsError, VolumeError
 from SemiSupSegLib.labels import IGNORE, LabelSchema
 from SemiSupSegLib.phantom import SCHEMA as PHANTOM
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.runs import State
+from SemiSupSegLib.segmentation_file import write_segmentation
 from SemiSupSegLib.slicer_bridge.accepted_proposals import accepted_node, note_accepted
 from SemiSupSegLib.slicer_bridge.cohort_nodes import EditWatcher
 from SemiSupSegLib.slicer_bridge.nodes import geometry_of
-from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
+from SemiSupSegLib.slicer_bridge.predictions import Prediction, uncertain_slices
 from SemiSupSegLib.slicer_bridge.project import Project
 from SemiSupSegLib.slicer_bridge.results import add_segmentation as show_labels
 from SemiSupSegLib.slicer_bridge.results import add_volume as show_volume
 from SemiSupSegLib.slicer_bridge.segments import read_segments
+from SemiSupSegLib.volume import Geometry, Volume, write_volume
 
 pytest_plugins = ["slicer_fixture"]
 
@@ -266,6 +271,44 @@ def test_strokes_on_a_case_whose_label_was_kept_for_evaluation_train(project, vo
     assert Cohort.load(project.path).case("scan").annotated
 
 
+def test_label_kept_for_evaluation_is_kept_again_when_all_strokes_are_erased(project, volume_node):
+    (liver,) = boxes(SHAPE, (2, 3, 4))
+    project.add_case(volume_node, label_segmentation_node=add_segmentation({"liver": liver}, volume_node))
+    project.change_case("scan", labeled=False)
+    node = project.show_case("scan").annotation
+    segment = read_segments(node)[0].segment_id
+    for painted, labeled in ((liver, True), (np.zeros(SHAPE), False), (liver, True)):
+        slicer.util.updateSegmentBinaryLabelmapFromArray(painted.astype(np.uint8), node, segment, volume_node)
+        project.save_edits()
+        case = Cohort.load(project.path).case("scan")
+        assert (case.labeled, case.scribble is not None) == (labeled, labeled)
+    assert [each.name for each in (project.folder / "scribbles").iterdir()] == ["scan_scribble.seg.nrrd"]
+
+
+def test_files_that_somebody_else_wrote_are_never_written_over(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    own = project.cohort.case("scan").scribble.path
+    for folder, name in (("images", "other.nrrd"), ("scribbles", "other_scribble.seg.nrrd")):
+        shutil.copy(own, project.folder / folder / name)
+    before = {path: path.read_bytes() for path in project.folder.rglob("other*")}
+    other = add_volume(np.random.default_rng(1).random(SHAPE), name="other")
+    (liver,) = boxes(SHAPE, (2, 3, 4))
+    project.add_case(other, add_segmentation({"liver": liver}, other))
+    case = project.cohort.case("other")
+    assert (case.image.name, case.scribble.path.name) == ("other_2.nrrd", "other_scribble_2.seg.nrrd")
+
+    # The case's own file, saved by Slicer in the meantime, is somebody's, too.
+    volume = SimpleITK.ReadImage(str(case.scribble.path))
+    volume.EraseMetaData("SemiSupSeg_Painted")
+    SimpleITK.WriteImage(volume, str(case.scribble.path))
+    before[case.scribble.path] = case.scribble.path.read_bytes()
+    project.annotate("other", np.ones(SHAPE, np.uint8))
+    assert project.cohort.case("other").scribble.path.name == "other_scribble_3.seg.nrrd"
+    assert {path: path.read_bytes() for path in before} == before
+    project.annotate("other", np.zeros(SHAPE, np.uint8))
+    assert project.cohort.case("other").scribble.path.name == "other_scribble_3.seg.nrrd"
+
+
 def test_accepted_proposals_are_kept_apart_from_strokes_and_come_back_with_them(project, volume_node, strokes, scene):
     project.add_case(volume_node, strokes)
     before = _on_disk(project, "scan")
@@ -308,6 +351,22 @@ def test_loaded_scene_that_differs_from_the_cohort_is_a_conflict_to_resolve(proj
     assert third.conflicts() == []
 
 
+def test_label_map_smaller_than_the_scan_is_no_conflict(project, scene, tmp_path):
+    path = tmp_path / "scan.nrrd"
+    volume = Volume(np.random.default_rng(0).random(SHAPE).astype(np.float32), Geometry(SHAPE[::-1], (1.0, 1.0, 2.0)))
+    write_volume(path, volume)
+    part = Volume(np.ones((4, 5, 6), np.uint8), volume.geometry.cropped((2, 2, 2), (6, 5, 4)))
+    write_volume(tmp_path / "labels" / "scan.nrrd", part)
+    project.add_files([path], labels=tmp_path / "labels", label_values="liver=1")
+    assert (project.cohort.read_label(project.cohort.case("scan")) == IGNORE).any()
+    shown = project.show_case("scan", "label")
+    again = Project(project.path, scene)
+    assert again.conflicts() == []
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones(SHAPE, np.uint8), shown.annotation, "liver", shown.volume)
+    project.edits.forget_all()
+    assert Project(project.path, scene).conflicts() == [shown.annotation]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Training and prediction
 
@@ -331,6 +390,51 @@ def test_interpreter_that_is_not_there_is_said_in_a_sentence(scene, tmp_path, vo
     project.add_case(volume_node, strokes)
     with pytest.raises(SemiSupSegError, match=r"interpreter .*no python' can't be started"):
         project.train()
+
+
+def predict_everywhere(project: Project, case_id: str) -> None:
+    """A prediction of a case that says the first class everywhere."""
+    path = project.folder / "predictions" / f"{case_id}.seg.nrrd"
+    grid = project.cohort.read_geometry(project.cohort.case(case_id))
+    write_segmentation(path, np.ones(grid.shape, np.uint8), grid, project.cohort.schema)
+    project.predictions.put(Prediction(case_id, {"segmentation": path}))
+
+
+def test_correction_lets_go_of_strokes_and_leaves_every_file(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    case = project.cohort.case("scan")
+    reference = project.folder / "labels" / "scan_label.seg.nrrd"
+    reference.parent.mkdir()
+    write_segmentation(reference, np.zeros(SHAPE, np.uint8), geometry_of(volume_node), project.cohort.schema)
+    project.cohort = project.cohort.with_case(replace(case, label=AnnotationFile(reference), labeled=False))
+    before = {path: path.read_bytes() for path in (reference, case.scribble.path)}
+    predict_everywhere(project, "scan")
+
+    correction = project.start_correction("scan")
+    after = project.cohort.case("scan")
+    assert after.label.path.name == "scan_label_2.seg.nrrd"
+    assert (after.scribble, after.labeled) == (None, True)
+    assert strokes.GetAttribute("SemiSupSeg.Case") is None
+    assert not strokes.GetDisplayNode().GetVisibility()
+    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones(SHAPE, np.uint8), strokes, "L", volume_node)
+    assert project.save_edits() == []
+
+    # The corrected label is the person's work, too, when another result is made the starting point.
+    before[after.label.path] = after.label.path.read_bytes()
+    assert project.start_correction("scan").annotation is correction.annotation
+    assert project.cohort.case("scan").label.path.name == "scan_label_3.seg.nrrd"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_nodes_loaded_to_show_strokes_go_when_the_result_is_corrected(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    for node in (strokes, volume_node):
+        scene.RemoveNode(node)
+    shown = project.show_case("scan")
+    predict_everywhere(project, "scan")
+    correction = project.start_correction("scan")
+    assert shown.annotation.GetScene() is None
+    assert correction.volume is shown.volume
 
 
 def test_uncertain_slices_are_far_apart_and_most_uncertain_first():
