@@ -248,9 +248,8 @@ class CohortPanel(Panel):
             self._findingsOf = self.logic.project.path
             self._showFindings()
         elif not task.was_cancelled:
-            showError(
-                SemiSupSegError(_("The cohort couldn't be checked."), _("The details say why.")), "\n".join(task.lines)
-            )
+            error = task.error or SemiSupSegError(_("The cohort couldn't be checked."), _("The details say why."))
+            showError(error, "\n".join(task.lines))
         self.desk.refresh()
 
     def _showFindings(self) -> None:

@@ -276,7 +276,7 @@ class ResultsPanel(Panel):
                     _("No segmented case has a complete label to be measured by."),
                     _("Add labels to cases, or use a result as a starting point and correct it."),
                 )
-            self._task = evaluate_task(Compute(self.desk.python), project.predictions.folder, project.path, cases)
+            self._task = evaluate_task(Compute(self.desk.python), project.predictions.folder, project.path)
             self.desk.checking = True
         self.desk.refresh()
 
@@ -292,10 +292,8 @@ class ResultsPanel(Panel):
             self._scores = scoreRows(task.answer)
             self._showScores()
         elif not task.was_cancelled:
-            showError(
-                SemiSupSegError(_("The results couldn't be measured."), _("The details say why.")),
-                "\n".join(task.lines),
-            )
+            error = task.error or SemiSupSegError(_("The results couldn't be measured."), _("The details say why."))
+            showError(error, "\n".join(task.lines))
         self.desk.refresh()
 
     def _showScores(self) -> None:

@@ -100,7 +100,7 @@ class SetupPanel(Panel):
 
     def _next(self) -> None:
         step = self._steps.pop(0)
-        self.ui.logTextEdit.appendPlainText("> " + " ".join(each for each in step if "\n" not in each))
+        self.ui.logTextEdit.appendPlainText("> " + " ".join(step))
         self._start(ConsoleTask(step, Compute(self.desk.python).environment), checking=False)
 
     def _onInstalled(self, task: ConsoleTask) -> None:

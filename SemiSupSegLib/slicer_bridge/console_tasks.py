@@ -17,31 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..doctor import ENGINE_PACKAGES
+from ..errors import ErrorCode, SemiSupSegError
 from ..processes import end_tree
 from ..streams import PipeLines
 from .compute import Compute
 
-_ROOT = Path(__file__).resolve().parents[2]
-
-_PREPARE = "import json, sys; sys.path.insert(0, {root!r}); "
-
-_PROBE = "from SemiSupSegLib.doctor import examine; print(json.dumps(examine({folder!r}).to_json()))"
-
-_LINT = """
-from SemiSupSegLib.cohort import Cohort
-from SemiSupSegLib.cohort_lint import lint_cohort
-say = lambda fraction, text: print(json.dumps({{"fraction": fraction, "text": text}}), flush=True)
-found = lint_cohort(Cohort.load({path!r}), say)
-print(json.dumps({{"findings": [each.to_json() for each in found]}}))
-"""
-
-_EVALUATE = """
-from SemiSupSegLib.cohort import Cohort
-from SemiSupSegLib.learning.evaluation import evaluate_folder
-say = lambda fraction, text="": print(json.dumps({{"fraction": fraction, "text": text}}), flush=True)
-scores = evaluate_folder({folder!r}, Cohort.load({path!r}), {cases!r}, on_progress=say)
-print(json.dumps(scores))
-"""
+_BOOTSTRAP = Path(__file__).resolve().parents[1] / "start_task.py"
 
 
 class ConsoleTask:
@@ -88,6 +69,12 @@ class ConsoleTask:
         """Whether it runs, as far as the last `poll` knows."""
         return self.exit_code is None
 
+    @property
+    def error(self) -> SemiSupSegError | None:
+        """What it said that went wrong."""
+        body = (self.answer or {}).get("error")
+        return None if body is None else SemiSupSegError(body["message"], body["remedy"], code=ErrorCode(body["code"]))
+
     def poll(self, budget_ms: float = 10.0) -> list[str]:
         """Lines that came since the last call; never blocks."""
         if not self.is_running:
@@ -133,36 +120,30 @@ class ConsoleTask:
 
 def probe_task(compute: Compute, folder: Path | str) -> ConsoleTask:
     """Look what the interpreter that computes has: answers with `doctor.Report.to_json`."""
-    return _python_task(compute, _PROBE.format(folder=str(folder)))
+    return _python_task(compute, "probe", folder)
 
 
 def lint_task(cohort: Path) -> ConsoleTask:
     """Check a cohort's files: answers with ``findings``, and with ``fraction`` and ``text`` on the way."""
-    return _python_task(Compute(), _LINT.format(path=str(cohort)))
+    return _python_task(Compute(), "check", cohort)
 
 
-def evaluate_task(compute: Compute, predictions: Path, cohort: Path, cases: Sequence[str]) -> ConsoleTask:
+def evaluate_task(compute: Compute, predictions: Path, cohort: Path) -> ConsoleTask:
     """Measure predictions against the cohort's dense labels: answers with what ``evaluate`` writes."""
-    return _python_task(compute, _EVALUATE.format(folder=str(predictions), path=str(cohort), cases=list(cases)))
+    return _python_task(compute, "measure", predictions, cohort)
 
 
-def _python_task(compute: Compute, script: str) -> ConsoleTask:
-    return ConsoleTask([compute.interpreter, "-c", _PREPARE.format(root=str(_ROOT)) + script], compute.environment)
+def _python_task(compute: Compute, name: str, *arguments: Path | str) -> ConsoleTask:
+    return ConsoleTask([*_task(compute.interpreter, name), *map(str, arguments)], compute.environment)
+
+
+def _task(python: str, name: str) -> list[str]:
+    return [python, "-u", str(_BOOTSTRAP), name]
 
 
 # -- installing -------------------------------------------------------------------------------------------------------
 
 _PINNED = ("numpy", "scipy", "SimpleITK", "torch")
-
-_WRITE_CONSTRAINTS = """
-import importlib.metadata as metadata, sys
-with open(sys.argv[1], "w", encoding="utf-8") as file:
-    for name in sys.argv[2:]:
-        try:
-            file.write(name + "==" + metadata.version(name) + chr(10))
-        except metadata.PackageNotFoundError:
-            pass
-"""
 
 
 def install_steps(
@@ -194,6 +175,6 @@ def install_steps(
         steps.append([python, "-m", *arguments])
     others = [f"{name}>={minimum[name]}" for name in lacking if name in minimum and name != "torch"]
     if others:
-        steps.append([python, "-c", _WRITE_CONSTRAINTS, str(constraints), *_PINNED])
+        steps.append([*_task(python, "pin"), str(constraints), *_PINNED])
         steps.append([python, "-m", "pip", "install", "-c", str(constraints), *others])
     return steps

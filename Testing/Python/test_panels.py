@@ -7,6 +7,7 @@ What only a running Slicer shows (drawing, painting, training from the window) i
 from __future__ import annotations
 
 import ast
+import importlib.metadata as metadata
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 pytest.importorskip("slicer")
 
 from SemiSupSegLib.cohort_lint import Finding
+from SemiSupSegLib.errors import ErrorCode
 from SemiSupSegLib.events import Event
 from SemiSupSegLib.runs import State
 from SemiSupSegLib.slicer_bridge import panel_state
@@ -378,6 +380,22 @@ def test_lint_runs_in_its_own_process(tmp_path):
     task = lint_task(cohort.path)
     assert task.wait(120) == 0, list(task.lines)
     assert isinstance(task.answer["findings"], list)
+
+
+def test_task_that_goes_wrong_says_its_sentence(tmp_path):
+    task = lint_task(tmp_path / "nowhere.json")
+    assert task.wait(120) == 1
+    assert task.error.code is ErrorCode.MISSING_FILE
+    assert "nowhere.json" in task.error.message
+
+
+def test_what_is_there_is_pinned_and_what_is_not_is_left_out(tmp_path):
+    pins = tmp_path / "pins für pip.txt"
+    steps = install_steps(Compute(), ["monai"], pins, None)
+    assert not any("\n" in argument for step in steps for argument in step)  # launchers on Windows break it
+    assert ConsoleTask([*steps[0], "no-such-package"]).wait(60) == 0
+    assert f"numpy=={metadata.version('numpy')}\n" in pins.read_text(encoding="utf-8")
+    assert "no-such-package" not in pins.read_text(encoding="utf-8")
 
 
 def test_installing_never_lets_pip_replace_what_is_there(tmp_path):
