@@ -9,13 +9,40 @@ from torch import Tensor, nn
 
 from ..errors import SettingsError
 
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED_CONVOLUTION = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = ("batch", "instance", "group", "none")
 LEAKY_SLOPE = 0.01
 _BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _CHANNEL_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_THIN = 2
+
+
+class _ThinInFloat32:
+    """A convolution that computes maps of one or two slices in float32 on a CPU.
+
+    There, torch's bfloat16 gradient of the weights reads memory that was never written: in torch 2.13, with kernels of
+    3 and a first axis of exactly 2 voxels (1 with stride 2), most gradients were wrong and many NaN. Such maps are
+    small, so the better format costs nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, *spatial)`` as every convolution does, in autocast's format."""
+        if x.shape[2] > _THIN or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(torch.get_autocast_dtype("cpu"))
+
+
+class Conv2d(_ThinInFloat32, nn.Conv2d):
+    """Two-dimensional convolution."""
+
+
+class Conv3d(_ThinInFloat32, nn.Conv3d):
+    """Three-dimensional convolution."""
+
+
+CONVOLUTION = {2: Conv2d, 3: Conv3d}
 
 
 class InstanceNorm(nn.Module):

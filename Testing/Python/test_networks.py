@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from SemiSupSegLib.errors import SettingsError
-from SemiSupSegLib.learning.layers import ConvolutionBlock, InstanceNorm, normalisation
+from SemiSupSegLib.learning.layers import CONVOLUTION, ConvolutionBlock, InstanceNorm, normalisation
 from SemiSupSegLib.learning.networks import NETWORKS, build_network
 
 KINDS = sorted(NETWORKS)
@@ -236,6 +236,24 @@ def test_bfloat16_in_channels_last_stays_near_float32(kind, norm):
     assert (rough.float() - exact).abs().mean() < 0.05 * exact.std()
     rough.float().square().mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in fast.parameters())
+
+
+@pytest.mark.parametrize("shape, stride", [((2, 4, 4), 1), ((1, 1, 1), 2), ((1, 1), 2)])
+def test_bfloat16_gradient_of_thin_maps_is_that_of_float32(shape, stride):
+    torch.manual_seed(0)
+    convolution = CONVOLUTION[len(shape)](32, 32, 3, padding=1, stride=stride)
+    x = torch.randn(4, 32, *shape)
+    convolution(x).square().sum().backward()
+    exact = convolution.weight.grad.clone()
+    for _ in range(20):
+        freed = [torch.full((size,), float("nan"), dtype=torch.bfloat16) for size in (1000, 10_000, exact.numel())]
+        del freed  # What reads memory that it never wrote, finds this.
+        convolution.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            result = convolution(x)
+        assert result.dtype == torch.bfloat16
+        result.float().square().sum().backward()
+        torch.testing.assert_close(convolution.weight.grad, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
