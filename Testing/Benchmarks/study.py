@@ -66,7 +66,7 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
         split.cohort.save(cohort)
     training = folder / "run"
     command = ["train", str(cohort), "--method", method, "--out", str(training), "--seed", str(split.seed)]
-    command += ["--device", options.device, *_budget(options)]
+    command += ["--device", options.device, *_budget(options, method)]
     for assignment in _settings(options):
         command += ["--set", assignment]
     if training.is_dir():
@@ -147,9 +147,10 @@ def _call(command: Sequence[str], seconds: float | None = None) -> bool:
     return True
 
 
-def _budget(options: argparse.Namespace) -> list[str]:
-    if options.iterations:
-        return ["--iterations", str(options.iterations)]
+def _budget(options: argparse.Namespace, method: str) -> list[str]:
+    iterations = options.iterations.get(method, options.iterations.get(None))
+    if iterations:
+        return ["--iterations", str(iterations)]
     return ["--minutes", str(options.minutes)] if options.quick else ["--iterations", str(PUBLISHED_ITERATIONS)]
 
 
@@ -171,7 +172,7 @@ def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]
         "form": "quick" if options.quick else "published",
         "labeled": options.labeled,
         "annotation": "scribbles" if options.scribbles or protocol == "acdc" else "dense",
-        "budget": _budget(options),
+        "budget": {method: _budget(options, method) for method in options.methods},
         "settings": _settings(options),
         "date": datetime.date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
@@ -180,6 +181,11 @@ def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]
         "rows": rows,
     }
     write_json_atomically(options.out, json.loads(json.dumps(body)))
+
+
+def _count(text: str) -> tuple[str | None, int]:
+    method, _, number = text.rpartition("=")
+    return method or None, int(number)
 
 
 def _mean_of_cases(row: dict[str, Any], measure: str, cases: Sequence[str] | None = None) -> float:
@@ -203,7 +209,10 @@ def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=FOLDS, help="paired runs")
     parser.add_argument("--quick", action="store_true", help="small network and reduced spacing, for a CPU")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of a quick run")
-    parser.add_argument("--iterations", type=int, help="iterations of a run instead")
+    parser.add_argument(
+        "--iterations", type=_count, nargs="+", default=[], metavar="[METHOD=]N", help="iterations of a run instead; "
+        "by method, for equal computing on a machine that has other things to do too",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto")
     parser.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
     parser.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
@@ -213,6 +222,7 @@ def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
     options = parser.parse_args(arguments)
     options.protocol = protocol
+    options.iterations = dict(options.iterations)
     if options.data is None:
         parser.error("say where the data sets lie: --data, or the variable SEMISUPSEG_DATA")
     options.data = Path(options.data)
