@@ -4,6 +4,7 @@ from pathlib import Path
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -160,11 +161,14 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     # The scene -------------------------------------------------------------------------------------------------------
 
-    def onNodesChanged(self, caller=None, event=None) -> None:
-        if not slicer.mrmlScene.IsBatchProcessing():
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodesChanged(self, caller, event, node) -> None:
+        isOurs = node.IsA("vtkMRMLScalarVolumeNode") or node.IsA("vtkMRMLSegmentationNode")
+        if isOurs and not slicer.mrmlScene.IsBatchProcessing():  # curves come and go while something trains
             self.desk.refresh()
 
     def onSceneStartClose(self, caller=None, event=None) -> None:
+        self.desk.steps.cancel()
         with self.desk.attempt(waitCursor=False):
             self.logic.onSceneStartClose()
         for panel in self.desk.panels:

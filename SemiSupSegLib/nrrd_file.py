@@ -19,11 +19,12 @@ import numpy as np
 if TYPE_CHECKING:
     from .geometry import Geometry
 
-_TYPES = {
+TYPES = {
     "int8": "signed char", "uint8": "unsigned char", "int16": "short", "uint16": "unsigned short",
     "int32": "int", "uint32": "unsigned int", "int64": "long long int", "uint64": "unsigned long long int",
     "float32": "float", "float64": "double",
 }  # fmt: skip
+"""NRRD's name of each type of numpy's."""
 
 # Level 1 is four times faster than zlib's default 6 on an image and loses 5 % of its size to it.
 _GZIP_LEVEL = 1
@@ -65,7 +66,7 @@ def write_nrrd(
     vectors = [_space_direction(geometry.spacing[axis], directions[:, axis]) for axis in range(3)]
     lines = [
         "NRRD0004",
-        f"type: {_TYPES[array.dtype.newbyteorder('=').name]}",
+        f"type: {TYPES[array.dtype.newbyteorder('=').name]}",
         "dimension: 3",
         "space: left-posterior-superior",
         "sizes: " + " ".join(str(size) for size in geometry.size),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -230,19 +231,22 @@ class RunFolder:
 
         Where a resumed run went over an iteration again, its later value counts; damaged rows are left out.
         """
-        curves: dict[str, dict[int, float]] = {}
+        return curves_of(self.metric_rows())
+
+    def metric_rows(self) -> Iterator[tuple[int, str, float]]:
+        """Iteration, name and value of each row of metrics.csv, as they were written; damaged rows are left out."""
         try:
-            with open(self.metrics_file, encoding="utf-8", errors="replace", newline="") as file:
-                for line in file:
-                    row = next(csv.reader([line.replace("\0", "")], strict=False), [])
-                    if len(row) == 3 and line.endswith("\n") and re.fullmatch(r"\d{1,15}", row[0], re.ASCII):
-                        try:
-                            curves.setdefault(row[1], {})[int(row[0])] = float(row[2])
-                        except ValueError:
-                            continue
+            file = open(self.metrics_file, encoding="utf-8", errors="replace", newline="")
         except FileNotFoundError:
-            return {}
-        return {name: sorted(curve.items()) for name, curve in curves.items()}
+            return
+        with file:
+            for line in file:
+                row = next(csv.reader([line.replace("\0", "")], strict=False), [])
+                if len(row) == 3 and line.endswith("\n") and re.fullmatch(r"\d{1,15}", row[0], re.ASCII):
+                    try:
+                        yield int(row[0]), row[1], float(row[2])
+                    except ValueError:
+                        continue
 
     # Commands as files -------------------------------------------------------------------------------------------
 
@@ -313,10 +317,10 @@ class RunFolder:
         except (KeyError, TypeError, ValueError) as error:
             raise unreadable("The manifest of the run is damaged.") from error
         for name, size, checksum in entries:
-            path = self.path / name  # which is `name` itself where it is absolute
+            path = os.path.join(self.path, name)  # which is `name` itself where it is absolute
             with explained("find a file of the result:", path):
-                path.stat()
-                is_same = path.is_file() and path.stat().st_size == size
+                found = os.stat(path)
+            is_same = stat.S_ISREG(found.st_mode) and found.st_size == size
             if not is_same or (checksums and sha256_of(path) != checksum):
                 raise SemiSupSegError(
                     f"The file '{path}' isn't what the run wrote.",
@@ -349,6 +353,20 @@ def new_run_path(root: str | os.PathLike, method: str) -> Path:
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^0-9A-Za-z_]+', '-', method)}"
     names = (stem if count == 1 else f"{stem}-{count}" for count in range(1, 10_000))
     return next(path for name in names if not (path := Path(os.path.abspath(root)) / name).exists())
+
+
+def curves_of(rows: Iterable[tuple[int, str, float]]) -> dict[str, list[tuple[int, float]]]:
+    """Curves by name, ordered by iteration, of rows (iteration, name, value); of several at one place the last counts.
+
+    Examples
+    --------
+    >>> curves_of([(2, "loss", 0.5), (1, "loss", 0.9), (2, "loss", 0.4)])
+    {'loss': [(1, 0.9), (2, 0.4)]}
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for iteration, name, value in rows:
+        curves.setdefault(name, {})[iteration] = value
+    return {name: sorted(curve.items()) for name, curve in curves.items()}
 
 
 def _all_files(root: Path, files: Iterable[str | os.PathLike]) -> list[Path]:

@@ -39,6 +39,12 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
         self.timer = qt.QTimer()
         self.timer.interval = POLL_MILLISECONDS
         self.timer.connect("timeout()", self.onTimer)
+        # Strokes are taken in as soon as Slicer has dealt with them, so that one drawing shows both.
+        self.strokeTimer = qt.QTimer()
+        self.strokeTimer.interval = 0
+        self.strokeTimer.singleShot = True
+        self.strokeTimer.connect("timeout()", self.onTimer)
+        self.observations = []
 
     def clone(self):
         import qSlicerSegmentationsEditorEffectsPythonQt as effects
@@ -173,7 +179,8 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
             self.overlay.attach()
 
     def cleanup(self):
-        self.timer.disconnect("timeout()", self.onTimer)
+        for timer in (self.timer, self.strokeTimer):
+            timer.disconnect("timeout()", self.onTimer)
         self.stop()
 
     # Settings and what they were computed for
@@ -221,6 +228,10 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
     def stop(self, message=""):
         """End the proposals; views are as they were, and what was accepted stays."""
         self.timer.stop()
+        self.strokeTimer.stop()
+        for observed, tag in self.observations:
+            observed.RemoveObserver(tag)
+        self.observations = []
         if self.request is not None and not self.request.is_over:
             shared_companion().cancel()
         if self.overlay is not None:
@@ -264,6 +275,10 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
         self.clickedImage = slicer.vtkOrientedImageData()
         set_image_geometry(self.clickedImage, geometry)
         self.clickedImage.SetDimensions(geometry.size)
+        segmentation = segmentationNode.GetSegmentation()
+        for event in (segmentation.SourceRepresentationModified, segmentation.SegmentModified):
+            tag = segmentation.AddObserver(event, lambda caller, name: self.strokeTimer.start())
+            self.observations.append((segmentation, tag))
         self.updateStatus()
 
     def onCancel(self):

@@ -290,11 +290,15 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         """Show the last preview of a case."""
         return self.project.show_preview(caseID)
 
+    def previewSteps(self, caseID: str):
+        """The same in steps of milliseconds, for a window's timer: a generator that returns the nodes."""
+        return self.project.preview_steps(caseID)
+
     @property
     def plotCharts(self) -> tuple:
         """Chart nodes of the training: losses, and what lies between 0 and 1; () before the first number."""
-        plot = self.project.plot if self._project is not None else None
-        return () if plot is None else plot.charts
+        curves = self.project.curves if self._project is not None else None
+        return () if curves is None else curves.plot.charts
 
     def poll(self, budgetMs: float = 20.0) -> list[Event]:
         """What happened since the last call; for a timer of 50 to 100 ms. Never blocks."""
@@ -354,6 +358,10 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def results(self, caseOrVolumeNode) -> PredictionNodes:
         """Show the newest prediction of a case or volume node: segmentation, probabilities, uncertainty."""
         return self.project.results(caseOrVolumeNode)
+
+    def resultsSteps(self, caseOrVolumeNode):
+        """The same in steps of milliseconds, for a window's timer: a generator that returns the nodes."""
+        return self.project.results_steps(caseOrVolumeNode)
 
     def ranking(self) -> list[tuple[str, float]]:
         """Where to look next: predicted cases with their uncertainty 0..1, the most uncertain first."""

@@ -121,6 +121,7 @@ class AnnotatePanel(Panel):
 
     def showCase(self, caseID: str) -> None:
         """Show a case to be painted on; what is painted on the one before is saved first."""
+        self.desk.steps.cancel()
         with self.desk.attempt():
             window = self.views.chosenWindow(self.nodes.volume) if self._nodesAreAlive() else None
             self.editor.setActiveEffect(None)

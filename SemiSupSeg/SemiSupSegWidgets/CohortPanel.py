@@ -225,7 +225,7 @@ class CohortPanel(Panel):
         with self.desk.attempt(waitCursor=False):
             self.logic.saveCohort()
             self._task = lint_task(self.logic.project.path)
-            self.desk.checking = True
+            self.desk.checking.add("cohort")
             self.ui.progressBar.setValue(0)
             self.ui.progressBar.show()
         self.desk.refresh()
@@ -239,7 +239,7 @@ class CohortPanel(Panel):
         if self._task.is_running:
             return
         task, self._task = self._task, None
-        self.desk.checking = False
+        self.desk.checking.discard("cohort")
         self.ui.progressBar.hide()
         if "findings" in answer:
             self._findings = tuple(

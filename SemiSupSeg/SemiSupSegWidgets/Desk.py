@@ -15,6 +15,7 @@ from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.panel_state import Situation
 
 from .ErrorBox import showError
+from .Steps import Steps
 
 PYTHON_SETTING = "SemiSupSeg/ComputePython"
 DEVICE_SETTING = "SemiSupSeg/Device"
@@ -36,6 +37,8 @@ class Desk:
         Cases selected in the table.
     report : dict or None
         What the last look at this computer found (`doctor.Report.to_json`).
+    steps : Steps
+        What is being shown a little at a time.
     """
 
     def __init__(self, logic):
@@ -44,7 +47,7 @@ class Desk:
         self.selected = ()
         self.card = None
         self.report = None
-        self.checking = False
+        self.checking = set()
         self.installing = False
         self._cards = ()
         self._cardsAreStale = True
@@ -55,6 +58,7 @@ class Desk:
         self._refreshTimer.setSingleShot(True)
         self._refreshTimer.setInterval(0)
         self._refreshTimer.connect("timeout()", self.refreshNow)
+        self.steps = Steps(self.attempt)
         self.logic.setComputePython(self.python)
 
     # Settings --------------------------------------------------------------------------------------------------------
@@ -91,7 +95,10 @@ class Desk:
         """What is known at the moment."""
         if not self.logic.isOpen:
             return Situation(
-                volumes=len(self.otherVolumes()), checking=self.checking, installing=self.installing, ready=self._ready
+                volumes=len(self.otherVolumes()),
+                checking=frozenset(self.checking),
+                installing=self.installing,
+                ready=self._ready,
             )
         if self._cardsAreStale:
             self._cards, self._cardsAreStale = tuple(self.logic.cards()), False
@@ -106,7 +113,7 @@ class Desk:
             volumes=len(self.otherVolumes()),
             training=None if training is None else training.state,
             predicting=any(job.is_running and job.task == "predict" for job in self.logic.project.jobs),
-            checking=self.checking,
+            checking=frozenset(self.checking),
             installing=self.installing,
             ready=self._ready,
             cards=self._cards,
@@ -207,3 +214,4 @@ class Desk:
         """Stop looking; the module goes."""
         self._isClosing = True
         self._refreshTimer.stop()
+        self.steps.cancel()

@@ -11,6 +11,7 @@ from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.compute import Compute
 from SemiSupSegLib.slicer_bridge.console_tasks import evaluate_task
+from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
 
 from .ErrorBox import ask, showError
 from .Panel import Panel
@@ -166,7 +167,7 @@ class ResultsPanel(Panel):
             self._slicesOf = None
             self.desk.refresh()
             if self.desk.shown in came:
-                qt.QTimer.singleShot(0, lambda: self.showResult(self.desk.shown))
+                self.desk.steps.start(self.logic.resultsSteps(self.desk.shown), self._onResultShown)
 
     def onJobOver(self, job) -> None:
         if job.task != "predict":
@@ -194,8 +195,11 @@ class ResultsPanel(Panel):
         if not self.logic.isOpen or not caseID or caseID != self.desk.shown:
             return
         with self.desk.attempt():
-            self._showNodes(self.logic.results(caseID), self.logic.project.image_node(caseID))
-            self._fillSlices(caseID)
+            self._onResultShown(self.logic.results(caseID))
+
+    def _onResultShown(self, nodes) -> None:
+        self._showNodes(nodes, self.logic.project.image_node(self.desk.shown))
+        self._fillSlices(self.desk.shown)
         self.desk.refresh()
 
     def _showNodes(self, nodes, volumeNode) -> None:
@@ -213,10 +217,9 @@ class ResultsPanel(Panel):
         self._slicesOf = caseID
         items = self.ui.slicesList
         items.clear()
-        prediction = self.logic.project.predictions.get(caseID)
-        if prediction is None or "uncertainty" not in prediction.files:
+        if self.nodes.doubt is None:
             return
-        for k, voxels in self.logic.uncertainSlices(caseID):
+        for k, voxels in uncertain_slices(self.nodes.doubt):
             item = qt.QListWidgetItem(
                 _("slice {index}: {count} doubtful voxels").format(index=k + 1, count=round(voxels))
             )
@@ -266,18 +269,8 @@ class ResultsPanel(Panel):
         """Let a process of its own compare predictions with the cohort's labels."""
         with self.desk.attempt(waitCursor=False):
             project = self.logic.project
-            cases = [
-                case.id
-                for case in project.cohort.cases
-                if case.label is not None and project.predictions.get(case.id) is not None
-            ]
-            if not cases:
-                raise SemiSupSegError(
-                    _("No segmented case has a complete label to be measured by."),
-                    _("Add labels to cases, or use a result as a starting point and correct it."),
-                )
             self._task = evaluate_task(Compute(self.desk.python), project.predictions.folder, project.path)
-            self.desk.checking = True
+            self.desk.checking.add("results")
         self.desk.refresh()
 
     def _pollTask(self) -> None:
@@ -287,7 +280,7 @@ class ResultsPanel(Panel):
         if self._task.is_running:
             return
         task, self._task = self._task, None
-        self.desk.checking = False
+        self.desk.checking.discard("results")
         if task.answer is not None and "cases" in task.answer:
             self._scores = scoreRows(task.answer)
             self._showScores()

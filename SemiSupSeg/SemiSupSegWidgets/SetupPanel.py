@@ -42,9 +42,14 @@ class SetupPanel(Panel):
             folder = self.logic.project.folder if self.logic.isOpen else Path.home()
             self._start(probe_task(Compute(self.desk.python), folder), checking=True)
 
+    @property
+    def _isChecking(self) -> bool:
+        return "computer" in self.desk.checking
+
     def _start(self, task: ConsoleTask, checking: bool) -> None:
         self._task = task
-        self.desk.checking, self.desk.installing = checking, not checking
+        self.desk.installing = not checking
+        (self.desk.checking.add if checking else self.desk.checking.discard)("computer")
         self.desk.refresh()
 
     def onTick(self, events: list) -> None:
@@ -60,13 +65,13 @@ class SetupPanel(Panel):
         if self._task.is_running:
             return
         task, self._task = self._task, None
-        if self.desk.checking:
+        if self._isChecking:
             self._onChecked(task)
         else:
             self._onInstalled(task)
 
     def _onChecked(self, task: ConsoleTask) -> None:
-        self.desk.checking = False
+        self.desk.checking.discard("computer")
         if task.answer is not None and "ready" in task.answer:
             self.desk.report = task.answer
         elif not task.was_cancelled:
@@ -123,7 +128,7 @@ class SetupPanel(Panel):
         self.check()
 
     def cancel(self) -> None:
-        """End an installation."""
+        """End an installation, or a look at this computer."""
         self._steps = []
         if self._task is not None:
             self._task.cancel()
@@ -149,8 +154,8 @@ class SetupPanel(Panel):
     def refresh(self, now) -> None:
         report = self.desk.report
         self.enable(panel_state.setup_actions(now))
-        self.ui.progressBar.visible = self.desk.checking or self.desk.installing
-        self.ui.stateLabel.text = _("Looking…") if self.desk.checking else panel_state.computer_text(report)
+        self.ui.progressBar.visible = self._isChecking or self.desk.installing
+        self.ui.stateLabel.text = _("Looking…") if self._isChecking else panel_state.computer_text(report)
         self.ui.cpuLabel.text = panel_state.cpu_text(report)
         self.ui.cpuLabel.visible = bool(self.ui.cpuLabel.text)
         self.ui.adviceLabel.text = panel_state.advice_text(report)

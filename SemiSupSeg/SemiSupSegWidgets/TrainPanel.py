@@ -2,7 +2,6 @@
 
 import time
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -183,8 +182,7 @@ class TrainPanel(Panel):
             self._isFitDue = True
         if any(event.name == "preview" for event in events):
             self._isWaitingForPreview = False
-            # One thing a tick: reading the files waits for the next.
-            qt.QTimer.singleShot(0, self.showPreview)
+            self.showPreview()
         if self._isFitDue and self._isOpen and time.monotonic() - self._fitted > FIT_SECONDS:
             self.showPlot()
         self._askNowAndThen()
@@ -198,8 +196,11 @@ class TrainPanel(Panel):
         """Show what the network says of the shown case, if it said something."""
         if self.logic.isOpen and self.desk.shown in self.logic.project.previews:
             with self.desk.attempt(waitCursor=False):
-                nodes = self.logic.showPreview(self.desk.shown)
-                nodes.segmentation.GetDisplayNode().SetVisibility2DFill(False)  # the strokes stay visible below
+                self.desk.steps.start(self.logic.previewSteps(self.desk.shown), self._onPreviewShown)
+
+    @staticmethod
+    def _onPreviewShown(nodes) -> None:
+        nodes.segmentation.GetDisplayNode().SetVisibility2DFill(False)  # the strokes stay visible below
 
     def onJobOver(self, job) -> None:
         if job.task == "train":

@@ -7,6 +7,7 @@ slice by slice, even in a CT, and only slices that differ are looked at any clos
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,18 +49,35 @@ class HeldChange:
     new: np.ndarray
 
 
-@dataclass(eq=False)
 class _Layer:
-    """A label map on the grid: where it begins (k, j, i), its values, and the code that each stands for."""
+    """A label map as it was when it was last looked at.
 
-    start: tuple[int, int, int]
-    values: np.ndarray
-    codes: dict[int, int]
-    modified: int
+    Remembered on the whole grid: what a label map grows by costs nothing, since zeros take no memory before they are
+    written to.
+    """
 
-    @property
-    def box(self) -> Box:
-        return tuple(slice(a, a + n) for a, n in zip(self.start, self.values.shape, strict=True))
+    def __init__(self, shape: tuple[int, int, int], dtype: np.dtype):
+        self.values = np.zeros(shape, dtype)
+        self.box: Box | None = None
+        self.codes: dict[int, int] = {}
+        self.modified = -1
+
+    def take(self, values: np.ndarray, box: Box | None) -> Box | None:
+        """Remember what a label map holds now, and where; a box around what has changed, None if nothing has."""
+        changed = []
+        if self.box is not None:
+            for shell in _shells(self.box, _intersection(self.box, box) if box is not None else None):
+                if self.values[shell].any():
+                    self.values[shell] = 0
+                    changed.append(shell)
+        if box is not None:
+            known = self.values[box]
+            inner = _difference(known, values)
+            if inner is not None:
+                known[inner] = values[inner]  # a copy, since Slicer changes label maps in place
+                changed.append(_shifted(inner, box))
+        self.box = box
+        return _union(changed) if changed else None
 
 
 class HeldVoxels:
@@ -113,18 +131,12 @@ class HeldVoxels:
     @property
     def painted_box(self) -> Box | None:
         """A box that contains every held voxel; None if there is none."""
-        boxes = [layer.box for layer in self._layers.values() if layer.values.size]
+        boxes = [layer.box for layer in self._layers.values() if layer.box is not None]
         return _union(boxes) if boxes else None
 
     def update(self) -> HeldChange | None:
         """Takes in what was painted, erased, undone, added or removed since the last time; None if nothing was."""
-        before, now = self._layers, self._read()
-        self._layers = now
-        boxes = []
-        for image in before.keys() | now.keys():
-            box = _changed_box(before.get(image), now.get(image))
-            if box is not None:
-                boxes.append(box)
+        boxes = self._look()
         if not boxes:
             return None
         change = self._compare(_union(boxes))
@@ -149,7 +161,29 @@ class HeldVoxels:
             return HeldChange(np.empty(0, np.intp), np.empty(0, np.uint8), np.empty(0, np.uint8))
         return HeldChange(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
-    def _read(self) -> dict[slicer.vtkOrientedImageData, _Layer]:
+    def _look(self) -> list[Box]:
+        """Take in all label maps; boxes around what has changed."""
+        tables = self._tables()
+        boxes = [layer.box for image, layer in self._layers.items() if image not in tables and layer.box is not None]
+        self._layers = {image: layer for image, layer in self._layers.items() if image in tables}
+        for image, codes in tables.items():
+            layer = self._layers.get(image)
+            if layer is not None and layer.modified == image.GetMTime() and layer.codes == codes:
+                continue
+            values, box = self._on_grid(image, codes)
+            if layer is None or layer.values.dtype != values.dtype:
+                boxes += [layer.box] if layer is not None and layer.box is not None else []
+                layer = self._layers[image] = _Layer(self.codes.shape, values.dtype)
+            means_the_same = all(codes.get(value) == code for value, code in layer.codes.items())
+            changed = layer.take(values, box)
+            if not means_the_same and layer.box is not None:
+                changed = layer.box if changed is None else _union([layer.box, changed])
+            boxes += [changed] if changed is not None else []
+            layer.codes, layer.modified = codes, image.GetMTime()
+        return boxes
+
+    def _tables(self) -> dict[slicer.vtkOrientedImageData, dict[int, int]]:
+        """The label maps, and the code that each value stands for."""
         segmentation = self._node.GetSegmentation()
         tables: dict[slicer.vtkOrientedImageData, dict[int, int]] = {}
         for segment_id in segmentation.GetSegmentIDs():
@@ -157,12 +191,10 @@ class HeldVoxels:
             image = segment.GetRepresentation(BINARY_LABELMAP)
             if image is not None and not image.IsEmpty() and image.GetPointData().GetScalars() is not None:
                 tables.setdefault(image, {})[segment.GetLabelValue()] = self.code_of(segment_id)
-        return {image: self._layer(image, codes) for image, codes in tables.items()}
+        return tables
 
-    def _layer(self, image: slicer.vtkOrientedImageData, codes: dict[int, int]) -> _Layer:
-        known = self._layers.get(image)
-        if known is not None and known.modified == image.GetMTime() and known.codes == codes:
-            return known
+    def _on_grid(self, image: slicer.vtkOrientedImageData, codes: dict[int, int]) -> tuple[np.ndarray, Box | None]:
+        """A label map's values, and their place on the grid; a view of what Slicer holds, if it is on the lattice."""
         values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
         geometry = image_geometry(image)
         shift = geometry.index_map(self._geometry)
@@ -172,21 +204,25 @@ class HeldVoxels:
         if np.abs(mapped - corners - start).max() > _ON_LATTICE:
             # A label map on voxels of its own, such as one that was imported and never edited.
             dense = resample_labels(_looked_up(values, codes), geometry, self._geometry)
-            return _Layer((0, 0, 0), dense, {code: code for code in codes.values()}, image.GetMTime())
+            held = np.zeros(dense.shape, values.dtype)
+            for value, code in codes.items():
+                held[dense == code] = value
+            return held, tuple(slice(0, size) for size in dense.shape)
         start = start[::-1]
         low = np.maximum(start, 0)
         high = np.minimum(start + values.shape, self._geometry.shape)
-        inside = values[tuple(slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True))]
-        # A copy, since Slicer changes label maps in place.
-        return _Layer(tuple(int(each) for each in low), np.array(inside, order="C"), codes, image.GetMTime())
+        if (low >= high).any():
+            return values, None
+        inside = values[tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))]
+        return inside, tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
 
     def _merged(self, box: Box) -> np.ndarray:
         merged = None
         for layer in self._layers.values():
-            common = _intersection(box, layer.box)
+            common = None if layer.box is None else _intersection(box, layer.box)
             if common is None:
                 continue
-            codes = _looked_up(layer.values[_within(common, layer.box)], layer.codes)
+            codes = _looked_up(layer.values[common], layer.codes)
             if merged is None and common == box:
                 merged = codes
                 continue
@@ -199,26 +235,17 @@ class HeldVoxels:
         return np.full([each.stop - each.start for each in box], NOBODY, np.uint8) if merged is None else merged
 
 
-def _changed_box(old: _Layer | None, new: _Layer | None) -> Box | None:
-    """Where two states of a layer differ; None if they don't."""
-    if old is new:
-        return None
-    if old is None or new is None or any(new.codes.get(value, code) != code for value, code in old.codes.items()):
-        boxes = [layer.box for layer in (old, new) if layer is not None and layer.values.size]
-        return _union(boxes) if boxes else None
-    if not set(old.codes) <= set(new.codes):
-        return _union([old.box, new.box])  # a segment left the layer
-    if old.box == new.box:
-        return _shifted(_difference(old.values, new.values), old.box)
-    if not old.values.size or not new.values.size:
-        return new.box if new.values.size else old.box if old.values.size else None
-    union = _union([old.box, new.box])
-    padded = []
-    for layer in (old, new):
-        whole = np.zeros([each.stop - each.start for each in union], layer.values.dtype)
-        whole[_within(layer.box, union)] = layer.values
-        padded.append(whole)
-    return _shifted(_difference(*padded), union)
+def _shells(outer: Box, inner: Box | None) -> Iterator[Box]:
+    """Boxes that together are `outer` without `inner`, which lies in it."""
+    if inner is None:
+        yield outer
+        return
+    rest = [*outer]
+    for axis in range(3):
+        for a, b in ((rest[axis].start, inner[axis].start), (inner[axis].stop, rest[axis].stop)):
+            if a < b:
+                yield (*rest[:axis], slice(a, b), *rest[axis + 1 :])
+        rest[axis] = inner[axis]
 
 
 def _difference(old: np.ndarray, new: np.ndarray) -> Box | None:

@@ -46,8 +46,8 @@ class Situation:
     training : State or None
         How the running training stands; None if none runs.
     predicting : bool
-    checking : bool
-        Whether the computer or the cohort is being looked at.
+    checking : frozenset of str
+        What is being looked at: "computer", "cohort", "results".
     installing : bool
     ready : bool or None
         Whether the computer can train; None if nobody looked.
@@ -64,7 +64,7 @@ class Situation:
     volumes: int = 0
     training: State | None = None
     predicting: bool = False
-    checking: bool = False
+    checking: frozenset[str] = frozenset()
     installing: bool = False
     ready: bool | None = None
     cards: tuple[Card, ...] = ()
@@ -115,7 +115,7 @@ def setup_actions(now: Situation) -> Actions:
     """The buttons of the panel *Setup*."""
     at_work = (
         (now.installing, _("Packages are being installed.")),
-        (now.checking, _("This computer is being checked.")),
+        ("computer" in now.checking, _("This computer is being checked.")),
     )
     return {
         "checkButton": _unless(*at_work),
@@ -125,7 +125,9 @@ def setup_actions(now: Situation) -> Actions:
             (now.ready is None, _("Check this computer first.")),
             (now.ready is True, _("Everything that is needed is installed.")),
         ),
-        "cancelButton": _unless((not now.installing, _("Nothing is being installed."))),
+        "cancelButton": _unless(
+            (not now.installing and "computer" not in now.checking, _("Nothing is being installed or checked."))
+        ),
         "pythonBrowseButton": _unless(*at_work, (now.is_busy, _("A training or prediction is running."))),
         "pythonDefaultButton": _unless(*at_work, (now.is_busy, _("A training or prediction is running."))),
     }
@@ -150,7 +152,7 @@ def cohort_actions(now: Situation) -> Actions:
         ),
         "removeButton": _unless(closed, empty, unselected),
         "roleComboBox": _unless(closed, empty, unselected),
-        "checkButton": _unless(closed, empty, (now.checking, _("The cohort is being checked."))),
+        "checkButton": _unless(closed, empty, ("cohort" in now.checking, _("The cohort is being checked."))),
     }
 
 
@@ -236,8 +238,12 @@ def results_actions(now: Situation) -> Actions:
         "correctButton": _unless(closed, unshown, unpredicted, training),
         "measureButton": _unless(
             closed,
-            (now.checking, _("Something is being checked.")),
+            ("results" in now.checking, _("The results are being measured.")),
             (not any(each.has_prediction for each in now.rows), _("Nothing is predicted yet.")),
+            (
+                not any(each.has_prediction and each.has_reference for each in now.rows),
+                _("No segmented case has a complete label to be measured by; add one, or correct a result."),
+            ),
         ),
     }
 

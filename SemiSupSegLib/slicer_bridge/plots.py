@@ -3,16 +3,19 @@
 Curves that always come together share a table with one iteration column (training has one, validation another): a
 column padded with "no number" isn't drawn at all. Rows are appended through the tables' columns, and nothing is told to
 the views before `flush`, once a timer tick. After that a plot view needs `fitToContent()`, or its axes keep their old
-range.
+range. Nodes come and go one a tick: in the application, each takes some 10 ms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
 ITERATION = "iteration"
 
@@ -37,6 +40,13 @@ class CurvePlot:
     scene : vtkMRMLScene
     title : str
         Name of the run; begins the names of all nodes.
+    former : CurvePlot, optional
+        The plot of an earlier run, which gives way to this one.
+
+    Attributes
+    ----------
+    losses, scores : vtkMRMLPlotChartNode or None
+        The chart of losses, and that of everything between 0 and 1 (Dice, shares); None before the first `flush`.
 
     Examples
     --------
@@ -48,21 +58,23 @@ class CurvePlot:
         plot.flush()
     """
 
-    def __init__(self, scene: slicer.vtkMRMLScene, title: str):
+    def __init__(self, scene: slicer.vtkMRMLScene, title: str, former: CurvePlot | None = None):
+        self.losses: slicer.vtkMRMLPlotChartNode | None = None
+        self.scores: slicer.vtkMRMLPlotChartNode | None = None
         self._scene = scene
         self._title = title
         self._tables: list[_CurveTable] = []
         self._table_of: dict[str, _CurveTable] = {}
         self._nodes: list[slicer.vtkMRMLNode] = []
-        self.losses = self._add_chart("losses", "loss")
-        self.scores = self._add_chart("scores", "share")
-        self.scores.SetYAxisRangeAuto(False)
-        self.scores.SetYAxisRange(0.0, 1.0)
+        self._due: deque[Callable[[], object]] = deque()
+        for node in [] if former is None else reversed(former._nodes):
+            self._due.append(lambda node=node: scene.RemoveNode(node))
+        self._due += (self._add_losses, self._add_scores)
 
     @property
-    def charts(self) -> tuple[slicer.vtkMRMLPlotChartNode, slicer.vtkMRMLPlotChartNode]:
-        """The chart of losses, and that of everything between 0 and 1 (Dice, shares)."""
-        return self.losses, self.scores
+    def charts(self) -> tuple[slicer.vtkMRMLPlotChartNode, ...]:
+        """`losses` and `scores`, once there are both."""
+        return () if self.scores is None else (self.losses, self.scores)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,31 +98,45 @@ class CurvePlot:
                 table.append(iteration, values)
 
     def load(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-        """Add whole curves, as `RunFolder.metrics` gives them."""
-        rows: dict[int, dict[str, float]] = {}
-        for name, points in curves.items():
-            for iteration, value in points:
-                rows.setdefault(iteration, {})[name] = value
+        """Add whole curves, as `RunFolder.metrics` gives them. Shown at the next `flush`."""
         cadences: dict[tuple[int, ...], list[str]] = {}
         for name, points in curves.items():
-            if not points:
-                continue
-            cadences.setdefault(tuple(iteration for iteration, _ in points), []).append(name)
+            if any(math.isfinite(value) for _, value in points):
+                cadences.setdefault(tuple(iteration for iteration, _ in points), []).append(name)
         for iterations, names in cadences.items():
-            for iteration in iterations:
-                self.append(iteration, {name: rows[iteration][name] for name in names})
-        self.flush()
+            columns = {name: np.array([value for _, value in curves[name]], float) for name in names}
+            self._add_table(names).extend(np.array(iterations, float), columns)
 
-    def flush(self) -> bool:
-        """Tell the views what was appended since the last time; whether there was anything."""
-        changed = [table for table in self._tables if table.flush()]
-        return bool(changed)
+    def flush(self, *, at_once: bool = True) -> bool:
+        """Show what was appended since the last time; whether there was anything.
+
+        Parameters
+        ----------
+        at_once : bool
+            Else one node comes or goes, if any has to, and the rest waits for the next call.
+        """
+        was_due = bool(self._due)
+        while self._due:
+            self._due.popleft()()
+            if not at_once:
+                return True
+        changed = [table.flush() for table in self._tables]
+        return was_due or any(changed)
 
     def remove(self) -> None:
         """Take all nodes out of the scene."""
         for node in reversed(self._nodes):
             self._scene.RemoveNode(node)
         self._nodes, self._tables, self._table_of = [], [], {}
+        self._due.clear()
+
+    def _add_losses(self) -> None:
+        self.losses = self._add_chart("losses", "loss")
+
+    def _add_scores(self) -> None:
+        self.scores = self._add_chart("scores", "share")
+        self.scores.SetYAxisRangeAuto(False)
+        self.scores.SetYAxisRange(0.0, 1.0)
 
     def _add_chart(self, what: str, unit: str) -> slicer.vtkMRMLPlotChartNode:
         chart = self._add_node("vtkMRMLPlotChartNode", what)
@@ -119,25 +145,28 @@ class CurvePlot:
         chart.SetYAxisTitle(unit)
         return chart
 
-    def _add_table(self, names: list[str]) -> None:
-        node = self._add_node("vtkMRMLTableNode", f"curves {len(self._tables) + 1}")
-        table = _CurveTable(node, names)
+    def _add_table(self, names: list[str]) -> _CurveTable:
+        table = _CurveTable(names)
+        number = len(self._tables) + 1
         self._tables.append(table)
+        self._due.append(lambda: table.show_in(self._add_node("vtkMRMLTableNode", f"curves {number}")))
         for name in names:
             self._table_of[name] = table
             if name not in _HIDDEN:
-                self._add_series(name, node)
+                color = _COLORS[(len(self._table_of) - 1) % len(_COLORS)]
+                self._due.append(lambda name=name, color=color: self._add_series(name, table, color))
+        return table
 
-    def _add_series(self, name: str, table: slicer.vtkMRMLTableNode) -> None:
+    def _add_series(self, name: str, table: _CurveTable, color: tuple[float, float, float]) -> None:
         series = self._add_node("vtkMRMLPlotSeriesNode", name)
         series.SetName(name)  # is what the legend shows
-        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetAndObserveTableNodeID(table.node.GetID())
         series.SetPlotType(series.PlotTypeScatter)  # a line over the x column; "line" counts rows instead
         series.SetXColumnName(ITERATION)
         series.SetYColumnName(name)
         series.SetMarkerStyle(series.MarkerStyleNone)
         series.SetLineWidth(2)
-        series.SetColor(*_COLORS[(len(self._table_of) - 1) % len(_COLORS)])
+        series.SetColor(*color)
         chart = self.scores if _is_share(name) else self.losses
         chart.AddAndObservePlotSeriesNodeID(series.GetID())
 
@@ -149,16 +178,21 @@ class CurvePlot:
 
 
 class _CurveTable:
-    """A table node of curves with common iterations."""
+    """Curves with common iterations, and the table node that shows them once it is there."""
 
-    def __init__(self, node: slicer.vtkMRMLTableNode, names: list[str]):
-        self.node = node
+    def __init__(self, names: list[str]):
+        self.node: slicer.vtkMRMLTableNode | None = None
         self.names = frozenset(names)
         self._columns = {name: vtk.vtkDoubleArray() for name in (ITERATION, *names)}
         self._last: dict[str, float] = {}
         self._is_new = False
         for name, column in self._columns.items():
             column.SetName(name)
+
+    def show_in(self, node: slicer.vtkMRMLTableNode) -> None:
+        """Give the columns to a node."""
+        self.node = node
+        for column in self._columns.values():
             node.GetTable().AddColumn(column)
 
     def append(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -168,7 +202,18 @@ class _CurveTable:
             column.InsertNextValue(iteration if name == ITERATION else self._last[name])
         self._is_new = True
 
+    def extend(self, iterations: np.ndarray, columns: Mapping[str, np.ndarray]) -> None:
+        """Fill an empty table; a curve without a finite value goes on where it was."""
+        for name, values in {ITERATION: iterations, **columns}.items():
+            is_known = np.isfinite(values)
+            known = np.maximum.accumulate(np.where(is_known, np.arange(len(values)), is_known.argmax()))
+            self._columns[name].DeepCopy(numpy_to_vtk(values[known]))
+            self._columns[name].SetName(name)
+            self._last[name] = float(values[known[-1]])
+        self._is_new = True
+
     def flush(self) -> bool:
+        """Tell the views of new rows; whether there are some."""
         was_new, self._is_new = self._is_new, False
         if was_new:
             for column in self._columns.values():

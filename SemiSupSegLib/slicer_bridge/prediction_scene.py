@@ -16,8 +16,9 @@ from .case_table import CaseRow, CaseTable
 from .cohort_nodes import tag, tagged_nodes
 from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
-from .predictions import Prediction, PredictionNodes, PredictionStore, show_prediction, uncertain_slices
+from .predictions import Prediction, PredictionNodes, PredictionStore, uncertain_slices
 from .results import update_segmentation
+from .showing import Steps, at_once, prediction_steps
 
 RESULT_OF_ATTRIBUTE = "SemiSupSeg.ResultOf"
 """Attribute of nodes that show a prediction: the ID of the case, or of the volume node outside the cohort."""
@@ -67,6 +68,10 @@ class PredictionScene(CohortScene):
         CohortError
             If there is no prediction yet.
         """
+        return at_once(self.results_steps(of))
+
+    def results_steps(self, of: str | slicer.vtkMRMLScalarVolumeNode) -> Steps[PredictionNodes]:
+        """The same as `results` in steps of milliseconds, for a window's timer."""
         case_id = of if isinstance(of, str) else of.GetAttribute(CASE_ATTRIBUTE)
         if case_id:
             return self._show(self._prediction(case_id), self.image_node(case_id), case_id)
@@ -77,6 +82,10 @@ class PredictionScene(CohortScene):
 
     def show_preview(self, case_id: str) -> PredictionNodes:
         """Show what the training network said of a case when it was last asked (`Job.request_preview`)."""
+        return at_once(self.preview_steps(case_id))
+
+    def preview_steps(self, case_id: str) -> Steps[PredictionNodes]:
+        """The same as `show_preview` in steps of milliseconds, for a window's timer."""
         if case_id not in self.previews:
             raise CohortError(f"There is no preview of '{case_id}' yet.", "Ask the training for one.")
         return self._show(self.previews[case_id], self.image_node(case_id), case_id)
@@ -88,7 +97,8 @@ class PredictionScene(CohortScene):
 
     def uncertain_slices(self, case_id: str, count: int = 5) -> list[tuple[int, float]]:
         """Slices of a case where a look pays most: index k and uncertain voxels, most first."""
-        return uncertain_slices(self._prediction(case_id).uncertainty(), count)
+        uncertainty = self._prediction(case_id).uncertainty()
+        return uncertain_slices(uncertainty.sum(axis=(1, 2), dtype=np.float64), count)
 
     def start_correction(self, case_id: str) -> CaseNodes:
         """Make a case's prediction its annotation, to be corrected: a segmentation that counts as dense label.
@@ -137,9 +147,11 @@ class PredictionScene(CohortScene):
             raise _not_predicted(case_id)
         return prediction
 
-    def _show(self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str) -> PredictionNodes:
+    def _show(
+        self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str
+    ) -> Steps[PredictionNodes]:
         shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
-        nodes = show_prediction(prediction, volume_node, shown, self.cohort.schema)
+        nodes = yield from prediction_steps(prediction, volume_node, shown, self.cohort.schema)
         for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
             if node is not None:
                 tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))

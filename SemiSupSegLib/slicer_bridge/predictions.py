@@ -16,8 +16,6 @@ from ..files import read_json, write_json_atomically
 from ..labels import LabelSchema, SegmentClass
 from ..segmentation_file import read_annotation, read_segments
 from ..volume import read_volume
-from .nodes import KIND_ATTRIBUTE
-from .results import add_probability, add_segmentation, add_uncertainty, is_untouched, update_map, update_segmentation
 
 SCHEMA_VERSION = 1
 
@@ -57,8 +55,24 @@ class Prediction:
             If the file is missing or damaged.
         """
         path = self.files["segmentation"]
-        schema = _schema_of(path)
+        schema = self.schema()
         return read_annotation(path, None, schema, "label")[0], schema
+
+    def schema(self) -> LabelSchema:
+        """The classes that the segmentation's file names."""
+        path = self.files["segmentation"]
+        segments = read_segments(path)
+        if not segments:
+            raise SemiSupSegError(
+                f"'{path}' names no segments, so it isn't a prediction.",
+                "Predict again.",
+                code=ErrorCode.UNREADABLE_FILE,
+            )
+        return LabelSchema(
+            tuple(
+                SegmentClass(each.name, each.segment_id, each.color, each.terminology, each.value) for each in segments
+            )
+        )
 
     def uncertainty(self) -> np.ndarray:
         """Uncertainty of each voxel, float32 ``(k, j, i)``, 0..1; raises `CohortError` if none was written."""
@@ -79,11 +93,14 @@ class PredictionNodes:
     probabilities : dict of str to vtkMRMLScalarVolumeNode
         By name of the class; empty where none were asked for.
     uncertainty : vtkMRMLScalarVolumeNode or None
+    doubt : numpy.ndarray of float64, shape (k,), or None
+        Sum of the uncertainty over each slice.
     """
 
     segmentation: slicer.vtkMRMLSegmentationNode
     probabilities: dict[str, slicer.vtkMRMLScalarVolumeNode] = field(default_factory=dict)
     uncertainty: slicer.vtkMRMLScalarVolumeNode | None = None
+    doubt: np.ndarray | None = None
 
 
 class PredictionStore:
@@ -149,13 +166,13 @@ class PredictionStore:
         )  # on the main thread, and made again by predicting
 
 
-def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3) -> list[tuple[int, float]]:
+def uncertain_slices(doubt: np.ndarray, count: int = 5, distance: int = 3) -> list[tuple[int, float]]:
     """The slices of a scan where a look pays most.
 
     Parameters
     ----------
-    uncertainty : numpy.ndarray, shape (k, j, i)
-        0..1.
+    doubt : numpy.ndarray, shape (k,)
+        Sum of the uncertainty, 0..1 a voxel, over each slice.
     count : int
         At most so many slices.
     distance : int
@@ -166,7 +183,6 @@ def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3)
     list of (int, float)
         Index k and sum of the uncertainty over the slice in voxels, most uncertain first; none without uncertainty.
     """
-    doubt = uncertainty.sum(axis=(1, 2), dtype=np.float64)
     chosen: list[tuple[int, float]] = []
     for k in np.argsort(-doubt, kind="stable"):
         if len(chosen) == count or doubt[k] <= 0:
@@ -174,67 +190,6 @@ def uncertain_slices(uncertainty: np.ndarray, count: int = 5, distance: int = 3)
         if all(abs(int(k) - other) > distance for other, _ in chosen):
             chosen.append((int(k), float(doubt[k])))
     return chosen
-
-
-def show_prediction(
-    prediction: Prediction,
-    volume_node: slicer.vtkMRMLScalarVolumeNode,
-    shown: list[slicer.vtkMRMLNode],
-    classes: LabelSchema,
-) -> PredictionNodes:
-    """Show a prediction beside its scan.
-
-    Parameters
-    ----------
-    prediction : Prediction
-    volume_node : vtkMRMLScalarVolumeNode
-        The scan; its scene and its parent transform are the results', too.
-    shown : list of vtkMRMLNode
-        Nodes that show an earlier prediction of this scan: updated, if nobody edited them; else new ones are made.
-    classes : LabelSchema
-        Classes of these names keep the IDs, colors and terminology that they have here, whoever made the model.
-
-    Returns
-    -------
-    PredictionNodes
-        Their attributes `nodes.KIND_ATTRIBUTE` are set.
-    """
-    by_kind = {node.GetAttribute(KIND_ATTRIBUTE): node for node in shown}
-    labels, schema = prediction.labels()
-    schema = schema.looking_as_in(classes)
-    name = prediction.case_id
-    segmentation = by_kind.get("result")
-    if segmentation is not None and is_untouched(segmentation):
-        update_segmentation(segmentation, labels, volume_node, schema)
-    else:
-        segmentation = add_segmentation(labels, volume_node, schema, f"{name} segmentation")
-        segmentation.SetAttribute(KIND_ATTRIBUTE, "result")
-    maps = {}
-    for kind, path in prediction.files.items():
-        if kind != "segmentation":
-            add = add_uncertainty if kind == "uncertainty" else add_probability
-            maps[kind] = _show_map(by_kind.get(kind), read_volume(path).array, volume_node, f"{name} {kind}", add)
-            maps[kind].SetAttribute(KIND_ATTRIBUTE, kind)
-    probabilities = {kind.removeprefix("probability "): node for kind, node in maps.items() if kind != "uncertainty"}
-    return PredictionNodes(segmentation, probabilities, maps.get("uncertainty"))
-
-
-def _show_map(node, array, volume_node, name, add):
-    if node is None:
-        return add(array, volume_node, name)
-    update_map(node, array, volume_node)
-    return node
-
-
-def _schema_of(path: Path) -> LabelSchema:
-    segments = read_segments(path)
-    if not segments:
-        raise SemiSupSegError(
-            f"'{path}' names no segments, so it isn't a prediction.", "Predict again.", code=ErrorCode.UNREADABLE_FILE
-        )
-    return LabelSchema(
-        tuple(SegmentClass(each.name, each.segment_id, each.color, each.terminology, each.value) for each in segments)
-    )
 
 
 def _from_json(body: Mapping[str, Any], folder: Path) -> Prediction:

@@ -22,13 +22,16 @@ from .cohort_nodes import free_case_id, write_image
 from .compute import Compute
 from .jobs import Job, OnEvent
 from .nodes import check_scalar_volume
-from .plots import CurvePlot
 from .prediction_scene import PredictionScene
 from .predictions import Prediction
+from .run_curves import RunCurves
 from .shelf import Shelf
 
 SettingValues = Mapping[str, Any] | Iterable[str]
 """Settings as ``{"optimizer.learning_rate": 0.02}`` or as ``["optimizer.learning_rate=0.02"]``."""
+
+_CURVES_MS = 10.0
+"""How long a poll may read the curves of a run from before."""
 
 
 class Project(PredictionScene):
@@ -48,8 +51,8 @@ class Project(PredictionScene):
     ----------
     jobs : list of Job
         What was started or attached to in this session, the newest last.
-    plot : CurvePlot or None
-        Curves of the newest training.
+    curves : RunCurves or None
+        Those of the newest training; `RunCurves.plot` has the charts.
     problem : SemiSupSegError or None
         Why the last strokes couldn't be written, until they can.
 
@@ -76,10 +79,9 @@ class Project(PredictionScene):
         self.compute = compute or Compute()
         self.shelf = Shelf(self.folder)
         self.jobs: list[Job] = []
-        self.plot: CurvePlot | None = None
+        self.curves: RunCurves | None = None
         self.problem: SemiSupSegError | None = None
         self._outside_of_job: dict[int, dict[str, str]] = {}
-        self._plotted: Job | None = None
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -245,22 +247,23 @@ class Project(PredictionScene):
     # -- while it runs ------------------------------------------------------------------------------------------------
 
     def poll(self, budget_ms: float = 20.0) -> list[Event]:
-        """What happened since the last call; to be called from a timer. Never blocks, and takes about `budget_ms`.
+        """What happened since the last call; to be called from a timer; never blocks, reads for `budget_ms` at most.
 
         Takes results in, extends the curves, writes strokes when nobody has painted for two seconds, and tells a
         running training of them.
         """
         events = []
-        for job in [job for job in self.jobs if job.is_running]:
+        running = [job for job in self.jobs if job.is_running]
+        for job in running:
             try:
-                for event in job.poll(budget_ms):
+                for event in job.poll(budget_ms / len(running)):
                     self._take(job, event)
                     events.append(event)
             finally:
                 if not job.is_running:
                     self._clean_up(job)
-        if self.plot is not None:
-            self.plot.flush()
+        if self.curves is not None:
+            self.curves.show(_CURVES_MS)
         self._save_quietly()
         return events
 
@@ -277,6 +280,8 @@ class Project(PredictionScene):
         while any(each.is_running for each in jobs) and (deadline is None or time.monotonic() < deadline):
             if not self.poll():
                 time.sleep(0.02)
+        if self.curves is not None:
+            self.curves.show()
         return None if job is None or job.is_running else job.state
 
     def cancel(self) -> None:
@@ -304,7 +309,7 @@ class Project(PredictionScene):
 
     def forget_scene(self) -> None:
         """After the scene was closed: its nodes are gone; runs go on, and curves are made anew from their folders."""
-        self.plot = self._plotted = None
+        self.curves = None
         self.edits.forget_all()
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -335,7 +340,9 @@ class Project(PredictionScene):
 
     def _take(self, job: Job, event: Event) -> None:
         if event.name == "metric" and job.task == "train":
-            self._plot_of(job, event["iteration"]).append(event["iteration"], event["values"])
+            if self.curves is None or self.curves.job is not job:
+                self.curves = RunCurves(self.scene, job, former=self.curves and self.curves.plot)
+            self.curves.take(event)
         elif event.name == "preview" and "segmentation" in event["files"]:
             name = event["case"]
             files = {kind: Path(path) for kind, path in event["files"].items()}
@@ -348,16 +355,6 @@ class Project(PredictionScene):
                 self._outside[outside[name]] = prediction
             else:
                 self.predictions.put(prediction)
-
-    def _plot_of(self, job: Job, before: int) -> CurvePlot:
-        if self._plotted is not job or self.plot is None:
-            if self.plot is not None:
-                self.plot.remove()
-            self.plot, self._plotted = CurvePlot(self.scene, job.folder.request().label), job
-            # What came before: of a run that was resumed, or whose nodes went with a closed scene.
-            curves = job.folder.metrics()
-            self.plot.load({name: [each for each in curve if each[0] < before] for name, curve in curves.items()})
-        return self.plot
 
     def _clean_up(self, job: Job) -> None:
         for image in (job.path / "inputs").glob("*.nrrd"):

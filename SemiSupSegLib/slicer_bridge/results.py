@@ -169,7 +169,7 @@ def update_map(
     node: slicer.vtkMRMLScalarVolumeNode, array: np.ndarray, volume_node: slicer.vtkMRMLScalarVolumeNode
 ) -> None:
     """New voxels for a node that `add_probability` or `add_uncertainty` made; the window that a person chose stays."""
-    _check_fit(array, geometry_of(volume_node))
+    check_fit(array, geometry_of(volume_node))
     was_modifying = node.StartModify()
     set_geometry(node, geometry_of(volume_node))
     node.SetAndObserveImageData(image_data(np.asarray(array, dtype=np.float32)))
@@ -194,7 +194,7 @@ def _add_map(
 ) -> slicer.vtkMRMLScalarVolumeNode:
     check_scalar_volume(volume_node)
     geometry = geometry_of(volume_node)
-    _check_fit(array, geometry)
+    check_fit(array, geometry)
     array = np.asarray(array, dtype=np.float32)
     node = _add_scalar_volume(array, geometry, volume_node.GetScene(), name, colors, (0.0, 1.0))
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
@@ -236,7 +236,7 @@ def _label_map(
     check_scalar_volume(volume_node)
     grid = geometry_of(volume_node)
     own = grid if geometry is None else geometry
-    _check_fit(labels, own)
+    check_fit(labels, own)
     table = _label_values(schema, with_background)
     start, stop = _painted_box(labels, table)
     painted = labels[tuple(slice(first, last) for first, last in zip(start, stop, strict=True))]
@@ -320,7 +320,8 @@ def _remember_state(node: slicer.vtkMRMLSegmentationNode) -> None:
     node.SetAttribute(RESULT_ATTRIBUTE, painted_state(node))
 
 
-def _check_fit(array: np.ndarray, geometry: Geometry) -> None:
+def check_fit(array: np.ndarray, geometry: Geometry) -> None:
+    """Raise `VolumeError` (``BAD_GEOMETRY``) if an array (k, j, i) isn't as large as a grid."""
     if array.shape != geometry.shape:
         raise VolumeError(
             f"A result of shape {array.shape} (k, j, i) doesn't fit a volume of shape {geometry.shape}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -33,6 +34,7 @@ def test_curves_that_come_together_share_a_table_and_others_have_their_own_itera
 
 def test_losses_and_shares_have_charts_of_their_own(plot):
     plot.append(1, {"loss": 3.0, "coverage": 0.2, "learning rate": 1e-3})
+    plot.flush()
     assert _series_names(plot.losses) == ["loss"]
     assert _series_names(plot.scores) == ["coverage"]
     assert tuple(plot.scores.GetYAxisRange()) == (0.0, 1.0)
@@ -40,6 +42,7 @@ def test_losses_and_shares_have_charts_of_their_own(plot):
 
 def test_series_are_lines_over_iterations_in_distinct_colors(plot):
     plot.append(1, {"loss": 3.0, "supervised": 2.0, "expanded": 1.0})
+    plot.flush()
     series = [plot.losses.GetNthPlotSeriesNode(n) for n in range(3)]
     assert {each.GetXColumnName() for each in series} == {"iteration"}
     assert len({each.GetColor() for each in series}) == 3
@@ -50,6 +53,7 @@ def test_curve_that_begins_late_has_no_padding(plot):
     plot.append(1, {"loss": 3.0})
     plot.append(2, {"loss": 2.0, "pseudo": 1.0})
     plot.append(3, {"loss": 1.0, "pseudo": 0.5})
+    plot.flush()
     assert _curve(plot, "loss") == ([1, 2, 3], [3.0, 2.0, 1.0])
     assert _curve(plot, "pseudo") == ([2, 3], [1.0, 0.5])
 
@@ -58,14 +62,15 @@ def test_value_that_is_no_number_leaves_its_curve_where_it_was(plot):
     plot.append(1, {"loss": 3.0, "supervised": 2.0})
     plot.append(2, {"loss": math.nan, "supervised": 1.0})
     plot.append(3, {"pseudo": math.nan})
+    plot.flush()
     assert _curve(plot, "loss") == ([1, 2], [3.0, 3.0])
     assert plot.names == ("loss", "supervised")
 
 
 def test_views_are_told_once_a_flush_and_only_if_there_is_something(plot):
     plot.append(1, {"loss": 3.0})
-    table = plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
     plot.flush()
+    table = plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
     told = []
     table.AddObserver("ModifiedEvent", lambda *_: told.append(1))
     for iteration in range(2, 1000):
@@ -80,17 +85,39 @@ def test_views_are_told_once_a_flush_and_only_if_there_is_something(plot):
 
 def test_curves_of_a_run_folder_come_back(plot):
     plot.load({"loss": [(1, 3.0), (2, 2.0)], "supervised": [(1, 1.0), (2, 0.5)], "validation dice": [(2, 0.7)]})
-    assert _curve(plot, "supervised") == ([1, 2], [1.0, 0.5])
+    plot.flush()
+    plot.append(3, {"loss": 1.0, "supervised": 0.4})
+    assert _curve(plot, "supervised") == ([1, 2, 3], [1.0, 0.5, 0.4])
     assert _curve(plot, "validation dice") == ([2], [0.7])
 
 
 def test_nothing_stays_in_the_scene_when_it_is_removed(plot, scene):
     before = scene.GetNumberOfNodes()
     plot.append(1, {"loss": 3.0})
+    plot.flush()
     assert scene.GetNumberOfNodes() > before
     plot.remove()
     assert not scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode")
     assert not scene.GetNumberOfNodesByClass("vtkMRMLTableNode")
+
+
+def test_for_a_timer_one_node_comes_or_goes_a_flush(plot, scene):
+    plot.append(1, {"loss": 3.0, "supervised": 1.0})
+    plot.flush()
+    later = CurvePlot(scene, "second run", former=plot)
+    later.append(1, {"loss": 2.0})
+    counts = [_plot_nodes(scene)]
+    while later.flush(at_once=False):
+        counts.append(_plot_nodes(scene))
+    assert {abs(b - a) for a, b in itertools.pairwise(counts)} <= {0, 1}
+    assert counts[0] == 5  # two charts, a table, two series
+    assert counts[-1] == 4
+    assert _curve(later, "loss") == ([1], [2.0])
+
+
+def _plot_nodes(scene) -> int:
+    kinds = ("vtkMRMLPlotChartNode", "vtkMRMLTableNode", "vtkMRMLPlotSeriesNode")
+    return sum(scene.GetNumberOfNodesByClass(kind) for kind in kinds)
 
 
 def _columns(table) -> dict[str, list[float]]:
