@@ -438,9 +438,9 @@ def test_nodes_loaded_to_show_strokes_go_when_the_result_is_corrected(project, v
 
 
 def test_uncertain_slices_are_far_apart_and_most_uncertain_first():
-    uncertainty = np.zeros((20, 2, 2))
-    uncertainty[[4, 5, 12]] = np.array([0.9, 1.0, 0.5])[:, None, None]
-    assert uncertain_slices(uncertainty, count=5, distance=3) == [(5, 4.0), (12, 2.0)]
+    doubt = np.zeros(20)
+    doubt[[4, 5, 12]] = 3.6, 4.0, 2.0
+    assert uncertain_slices(doubt, count=5, distance=3) == [(5, 4.0), (12, 2.0)]
 
 
 @pytest.fixture(scope="module")
@@ -464,7 +464,7 @@ def trained(tmp_path_factory) -> Path:
     assert names[-1] == "finished"
     assert {"plan", "progress", "metric", "checkpoint"} <= set(names)
     assert "loss" in job.metrics
-    assert "loss" in project.plot.names
+    assert "loss" in project.curves.plot.names
     project.close()
     return folder
 
@@ -539,8 +539,9 @@ def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trai
     scene.Clear(0)
     project.forget_scene()
     points = len(job.folder.metrics()["loss"])
-    _poll_until(project, lambda: project.plot is not None)
-    table = project.plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
+    _poll_until(project, lambda: project.curves is not None and project.curves.plot.names)
+    project.curves.show()
+    table = project.curves.plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
     assert table.GetNumberOfRows() >= points, "curves of before the scene was closed are there again"
     project.cancel()
     assert project.wait(job, timeout=240) is State.CANCELLED
