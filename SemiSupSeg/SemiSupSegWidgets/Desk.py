@@ -98,6 +98,7 @@ class Desk:
                 volumes=len(self.otherVolumes()),
                 checking=frozenset(self.checking),
                 installing=self.installing,
+                python=self._pythonKind,
                 ready=self._ready,
             )
         if self._cardsAreStale:
@@ -114,11 +115,17 @@ class Desk:
             training=None if training is None else training.state,
             predicting=any(job.is_running and job.task == "predict" for job in self.logic.project.jobs),
             checking=frozenset(self.checking),
+            has_report=any(job.task == "train" for job in self.logic.project.jobs),
             installing=self.installing,
+            python=self._pythonKind,
             ready=self._ready,
             cards=self._cards,
             card=next((card for card in self._cards if self.card is not None and card.path == self.card), None),
         )
+
+    @property
+    def _pythonKind(self) -> str:
+        return "fixed" if os.environ.get(PYTHON_VARIABLE) else "other" if self.python else "own"
 
     @property
     def _ready(self):

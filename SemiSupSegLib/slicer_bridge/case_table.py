@@ -40,6 +40,8 @@ class CaseRow:
         "error", "annotated", "predicted" or "new".
     problem : str
         What is wrong with it, in a sentence, for status "error".
+    has_reference : bool
+        Whether it has a dense label, which its prediction can be measured by.
     """
 
     id: str
@@ -53,6 +55,7 @@ class CaseRow:
     uncertainty: float | None
     status: str
     problem: str = ""
+    has_reference: bool = False
 
 
 class CaseTable:
@@ -91,6 +94,7 @@ class CaseTable:
             uncertainty=prediction.score if prediction else None,
             status=status,
             problem=problem,
+            has_reference=case.label is not None,
         )
 
     def _remembered(self, what: str, path: Path, read):

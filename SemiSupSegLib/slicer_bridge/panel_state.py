@@ -46,9 +46,13 @@ class Situation:
     training : State or None
         How the running training stands; None if none runs.
     predicting : bool
+    has_report : bool
+        Whether a training was started or found since the cohort was opened.
     checking : frozenset of str
         What is being looked at: "computer", "cohort", "results".
     installing : bool
+    python : str
+        Which Python computes: "own" (Slicer's), "other", or "fixed" by an environment variable.
     ready : bool or None
         Whether the computer can train; None if nobody looked.
     cards : tuple of Card
@@ -64,8 +68,10 @@ class Situation:
     volumes: int = 0
     training: State | None = None
     predicting: bool = False
+    has_report: bool = False
     checking: frozenset[str] = frozenset()
     installing: bool = False
+    python: str = "own"
     ready: bool | None = None
     cards: tuple[Card, ...] = ()
     card: Card | None = None
@@ -117,6 +123,8 @@ def setup_actions(now: Situation) -> Actions:
         (now.installing, _("Packages are being installed.")),
         ("computer" in now.checking, _("This computer is being checked.")),
     )
+    busy = (now.is_busy, _("A training or prediction is running."))
+    fixed = (now.python == "fixed", _("The environment variable SEMISUPSEG_PYTHON chooses it."))
     return {
         "checkButton": _unless(*at_work),
         "installButton": _unless(
@@ -128,8 +136,10 @@ def setup_actions(now: Situation) -> Actions:
         "cancelButton": _unless(
             (not now.installing and "computer" not in now.checking, _("Nothing is being installed or checked."))
         ),
-        "pythonBrowseButton": _unless(*at_work, (now.is_busy, _("A training or prediction is running."))),
-        "pythonDefaultButton": _unless(*at_work, (now.is_busy, _("A training or prediction is running."))),
+        "pythonBrowseButton": _unless(*at_work, busy, fixed),
+        "pythonDefaultButton": _unless(
+            *at_work, busy, fixed, (now.python == "own", _("Slicer's own Python is chosen already."))
+        ),
     }
 
 
@@ -196,7 +206,7 @@ def train_actions(now: Situation) -> Actions:
         "continueButton": _unless(idle, (now.training != State.PAUSED, _("The training isn't paused."))),
         "cancelButton": _unless(idle),
         "previewButton": _unless(idle, paused, (not now.shown, _("Show a case first; it is the one previewed."))),
-        "reportButton": _unless((not now.is_open, _("Open a cohort first."))),
+        "reportButton": _unless((not now.has_report, _("No training was started since the cohort was opened."))),
     }
 
 
@@ -235,11 +245,15 @@ def results_actions(now: Situation) -> Actions:
         ),
         "showResultButton": _unless(closed, unshown, unpredicted),
         "show3DButton": _unless(closed, unshown, unpredicted),
-        "correctButton": _unless(closed, unshown, unpredicted, training),
+        "correctButton": _unless(closed, unshown, unpredicted),
         "measureButton": _unless(
             closed,
             ("results" in now.checking, _("The results are being measured.")),
             (not any(each.has_prediction for each in now.rows), _("Nothing is predicted yet.")),
+            (
+                not any(each.has_prediction and each.has_reference for each in now.rows),
+                _("No segmented case has a complete label to be measured by; add one, or correct a result."),
+            ),
             (
                 not any(each.has_prediction and each.has_reference for each in now.rows),
                 _("No segmented case has a complete label to be measured by; add one, or correct a result."),

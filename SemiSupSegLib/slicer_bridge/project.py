@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import slicer
 
 from ..cohort import Role
@@ -17,8 +18,10 @@ from ..labels import LabelSchema
 from ..models import Model
 from ..runner import Runner
 from ..runs import RunFolder, RunRequest, State, list_runs, new_run_path
+from ..segmentation_file import AnnotationKind
 from ..training_settings import PredictionSettings, TrainingSettings
 from .cohort_nodes import free_case_id, write_image
+from .cohort_scene import CaseNodes
 from .compute import Compute
 from .jobs import Job, OnEvent
 from .nodes import check_scalar_volume
@@ -94,6 +97,25 @@ class Project(PredictionScene):
     def is_busy(self) -> bool:
         """Whether any job is running."""
         return any(job.is_running for job in self.jobs)
+
+    # -- annotations --------------------------------------------------------------------------------------------------
+
+    def save_edits(self, *, at_once: bool = True) -> list[str]:
+        """See `CohortScene.save_edits`; a running training is told of what changed."""
+        saved = super().save_edits(at_once=at_once)
+        self._tell_training(saved)
+        return saved
+
+    def annotate(self, case_id: str, array: np.ndarray, kind: AnnotationKind = "scribble") -> None:
+        """See `CohortScene.annotate`; a running training is told of it."""
+        super().annotate(case_id, array, kind)
+        self._tell_training([case_id])
+
+    def start_correction(self, case_id: str) -> CaseNodes:
+        """See `PredictionScene.start_correction`; a running training is told of it."""
+        nodes = super().start_correction(case_id)
+        self._tell_training([case_id])
+        return nodes
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -368,8 +390,10 @@ class Project(PredictionScene):
             return
         if saved:
             self.problem = None
+
+    def _tell_training(self, case_ids: Iterable[str]) -> None:
         if self.training is not None:
-            for case_id in saved:
+            for case_id in case_ids:
                 self.training.update_annotations(case_id)
 
 

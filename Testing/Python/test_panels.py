@@ -181,7 +181,7 @@ def all_actions(now: Situation) -> dict:
         Situation(is_open=True),
         Situation(is_open=True, rows=(ROW,), selected=("a",), shown="a", volumes=1, ready=False),
         Situation(is_open=True, rows=(STROKES,), training=State.RUNNING, ready=True),
-        Situation(is_open=True, rows=(STROKES,), predicting=True, checking=True, installing=True),
+        Situation(is_open=True, rows=(STROKES,), predicting=True, checking=frozenset({"cohort"}), installing=True),
     ],
 )
 def test_a_button_that_cannot_work_says_why(now):
@@ -192,9 +192,35 @@ def test_a_button_that_cannot_work_says_why(now):
 
 def test_without_a_cohort_one_can_only_begin():
     works = {name for (_, name), action in all_actions(Situation()).items() if action.enabled}
-    assert works == {"newButton", "openButton", "sampleButton", "checkButton", "pythonBrowseButton"} | {
-        "pythonDefaultButton"
+    assert works == {"newButton", "openButton", "sampleButton", "checkButton", "pythonBrowseButton"}
+
+
+def test_the_compute_python_is_chosen_where_nothing_else_chooses_it():
+    def enabled(python):
+        actions = panel_state.setup_actions(Situation(python=python))
+        return [actions[name].enabled for name in ("pythonBrowseButton", "pythonDefaultButton")]
+
+    assert [enabled(python) for python in ("own", "other", "fixed")] == [[True, False], [True, True], [False, False]]
+
+
+def test_a_report_needs_a_training_and_a_measurement_a_reference():
+    now = Situation(is_open=True, rows=(replace(ROW, has_prediction=True),))
+    assert "No training" in panel_state.train_actions(now)["reportButton"].why_not
+    assert panel_state.train_actions(replace(now, has_report=True))["reportButton"].enabled
+    assert "complete label" in panel_state.results_actions(now)["measureButton"].why_not
+    rows = (replace(now.rows[0], has_reference=True),)
+    assert panel_state.results_actions(replace(now, rows=rows))["measureButton"].enabled
+
+
+def test_looking_at_one_thing_leaves_the_others_alone():
+    now = Situation(is_open=True, rows=(replace(ROW, has_prediction=True, has_reference=True),), ready=False)
+    buttons = {"computer": ("setup", "checkButton"), "cohort": ("cohort", "checkButton")} | {
+        "results": ("results", "measureButton")
     }
+    for looked_at, button in buttons.items():
+        actions = all_actions(replace(now, checking=frozenset({looked_at})))
+        assert [each for each in buttons.values() if not actions[each].enabled] == [button]
+        assert actions["setup", "cancelButton"].enabled == (looked_at == "computer")
 
 
 def test_training_needs_strokes_on_a_training_case():

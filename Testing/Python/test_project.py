@@ -524,9 +524,16 @@ def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, sc
 
 def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trained, scene):
     project = Project(trained, scene)
-    job = project.train("partial", iterations=100_000, settings=TINY)
+    events = []
+    job = project.train("partial", iterations=100_000, settings=TINY, on_event=events.append)
     assert project.training is job
     _poll_until(project, lambda: job.metrics)
+    shown = project.show_case("phantom 1")
+    segment = read_segments(shown.annotation)[0].segment_id
+    painted = slicer.util.arrayFromSegmentBinaryLabelmap(shown.annotation, segment, shown.volume)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(painted, shown.annotation, segment, shown.volume)
+    project.hide_case("phantom 1")
+    _poll_until(project, lambda: any(each.fields.get("command") == "update_annotations" for each in events))
     asked = job.request_preview("phantom 1")
     longest = _poll_until(project, lambda: job.answer(asked) is not None)
     assert job.answer(asked)["ok"], job.answer(asked)["message"]
