@@ -42,7 +42,7 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
         # Strokes are taken in as soon as Slicer has dealt with them, so that one drawing shows both.
         self.strokeTimer = qt.QTimer()
         self.strokeTimer.interval = 0
-        self.strokeTimer.singleShot = True
+        self.strokeTimer.setSingleShot(True)
         self.strokeTimer.connect("timeout()", self.onTimer)
         self.observations = []
 
