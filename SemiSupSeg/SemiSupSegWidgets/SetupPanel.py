@@ -46,10 +46,6 @@ class SetupPanel(Panel):
     def _isChecking(self) -> bool:
         return "computer" in self.desk.checking
 
-    @property
-    def _isChecking(self) -> bool:
-        return "computer" in self.desk.checking
-
     def _start(self, task: ConsoleTask, checking: bool) -> None:
         self._task = task
         self.desk.installing = not checking

@@ -254,10 +254,6 @@ def results_actions(now: Situation) -> Actions:
                 not any(each.has_prediction and each.has_reference for each in now.rows),
                 _("No segmented case has a complete label to be measured by; add one, or correct a result."),
             ),
-            (
-                not any(each.has_prediction and each.has_reference for each in now.rows),
-                _("No segmented case has a complete label to be measured by; add one, or correct a result."),
-            ),
         ),
     }
 
