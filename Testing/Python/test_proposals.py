@@ -9,6 +9,8 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core isn't installed")
 
+from editor_desk import Desk  # noqa: E402
+
 from SemiSupSegLib.errors import SettingsError, VolumeError  # noqa: E402
 from SemiSupSegLib.labels import IGNORE, LabelSchema  # noqa: E402
 from SemiSupSegLib.propagation import propagate  # noqa: E402
@@ -24,15 +26,12 @@ from SemiSupSegLib.slicer_bridge.proposals import Proposals, source_of  # noqa: 
 from SemiSupSegLib.slicer_bridge.results import add_segmentation  # noqa: E402
 from SemiSupSegLib.slicer_bridge.segments import read_annotation, uncropped  # noqa: E402
 from SemiSupSegLib.slicer_bridge.superpixel_overlay import SuperpixelOverlay  # noqa: E402
-from SemiSupSegLib.volume import Geometry  # noqa: E402
 
 pytest_plugins = ["slicer_fixture"]
 
 EDGE = 5
 SUPERPIXELS = (4, 6, 8)
 LABELS = np.kron(np.arange(1, np.prod(SUPERPIXELS) + 1).reshape(SUPERPIXELS), np.ones((EDGE,) * 3)).astype(np.int32)
-SPACING = (0.7, 0.7, 2.5)
-DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 SCHEMA = LabelSchema.from_names(["tumor", "kidney"])
 
 
@@ -45,69 +44,9 @@ def whole(k, j, i):
     return tuple(slice(EDGE * each, EDGE * each + EDGE) for each in (k, j, i))
 
 
-class Desk:
-    """A scan, a segmentation and the editor's logic, as in the Segment Editor without its widgets."""
-
-    def __init__(self, scene, shape=LABELS.shape, labels=LABELS, with_views=False):
-        self.scene = scene
-        self.geometry = Geometry(shape[::-1], SPACING, (10.0, -20.5, 3.0), DIRECTION)
-        self.volume = slicer.vtkMRMLScalarVolumeNode()
-        self.volume.SetName("scan")
-        set_geometry(self.volume, self.geometry)
-        scan = np.arange(np.prod(shape), dtype=np.int32).reshape(shape).astype(np.int16)
-        self.volume.SetAndObserveImageData(image_data(scan))
-        scene.AddNode(self.volume)
-        self.node = slicer.vtkMRMLSegmentationNode()
-        scene.AddNode(self.node)
-        self.node.CreateDefaultDisplayNodes()
-        self.node.SetReferenceImageGeometryParameterFromVolumeNode(self.volume)
-        for name, color in (("tumor", (1, 0, 0)), ("kidney", (0, 0, 1)), ("background", (0.5, 0.5, 0.5))):
-            self.node.GetSegmentation().AddEmptySegment(name, name, color)
-        self.editor = slicer.vtkMRMLSegmentEditorNode()
-        scene.AddNode(self.editor)
-        self.logic = slicer.vtkSlicerSegmentEditorLogic()
-        self.logic.SetMRMLScene(scene)
-        self.logic.SetSegmentEditorNode(self.editor)
-        self.logic.SetSegmentationNode(self.node)
-        self.logic.SetSourceVolumeNode(self.volume)
-        history = slicer.vtkSegmentationHistory()
-        history.SetSegmentation(self.node.GetSegmentation())
-        self.logic.SetSegmentationHistory(history)
-        self.logic.SetMaximumNumberOfUndoStates(10)
-        self.labels = labels
-        self.states = 0
-
-    def save_state(self):
-        self.states += 1
-        self.logic.SaveStateForUndo()
-
-    def proposals(self, overlay=None) -> Proposals:
-        assert self.logic.UpdateAlignedSourceVolume()
-        source = source_of(self.logic.GetAlignedSourceVolume())
-        return Proposals(self.node, self.labels, source.geometry, int(self.labels.max()), overlay)
-
-    def paint(self, segment_id, where, mode="Add", save=True):
-        """Paints voxels (k, j, i), as an effect of the Segment Editor does."""
-        if save:
-            self.logic.SaveStateForUndo()
-        assert self.logic.ResetModifierLabelmapToDefault()
-        modifier = self.logic.GetModifierLabelmap()
-        box = tuple(each if isinstance(each, slice) else slice(each, each + 1) for each in where)
-        extent = [bound for each in box[::-1] for bound in (each.start, each.stop - 1)]
-        modifier.SetExtent(extent)
-        modifier.AllocateScalars(3, 1)  # unsigned char
-        slicer.vtkOrientedImageDataResample.FillImage(modifier, 1)
-        mode = getattr(self.logic, f"ModificationMode{mode}")
-        self.logic.ModifySegmentByLabelmap(self.node, segment_id, modifier, mode, True, False)
-
-    def held(self, segment_id) -> np.ndarray:
-        """Voxels of a segment, by Slicer's own export."""
-        return slicer.util.arrayFromSegmentBinaryLabelmap(self.node, segment_id, self.volume).astype(bool)
-
-
 @pytest.fixture
 def desk(scene):
-    return Desk(scene)
+    return Desk(scene, LABELS)
 
 
 def test_a_stroke_proposes_the_whole_superpixel(desk):
@@ -493,7 +432,7 @@ def test_a_stroke_in_a_ct_is_previewed_within_a_fifth_of_a_second(scene):
     shape = (300, 512, 512)
     k, j, i = (np.arange(n) // 5 for n in shape)
     labels = (k[:, None, None] * (103 * 103) + j[None, :, None] * 103 + i[None, None, :] + 1).astype(np.int32)
-    desk = Desk(scene, shape, labels)
+    desk = Desk(scene, labels)
     desk.paint("background", (slice(2, 3), slice(5, 500), slice(5, 8)))
     desk.paint("background", (slice(297, 298), slice(5, 500), slice(500, 508)))  # the label map is as large as the scan
     overlay = SuperpixelOverlay(scene, labels, desk.geometry, int(labels.max()))
