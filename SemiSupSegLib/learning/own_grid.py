@@ -61,7 +61,7 @@ def predicted_slabs(
         told = (finished + fraction) / len(strips)
         on_window(told)
 
-    for finished, strip in enumerate(strips):
+    for strip in strips:
         part = across.needed(strip)
         region = tuple(part if axis == across.axis else slice(0, length) for axis, length in enumerate(image.shape))
         done = 0
@@ -83,6 +83,7 @@ def predicted_slabs(
                     resample_probabilities(probabilities[tuple(inside)], _part(source, known), _part(target, box)),
                 )
             done = ready
+        finished += 1
 
 
 _LEAD = 2

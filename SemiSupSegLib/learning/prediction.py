@@ -20,6 +20,7 @@ from ..training_settings import PredictionSettings
 from ..volume import Geometry, Volume, check_image, write_volume
 from .checkpoints import load_tensors
 from .devices import autocast, choose_device, empty_cache, prefers_bfloat16, prepare_process
+from .layers import with_folded_norms
 from .memory import is_out_of_memory
 from .networks import SegmentationNetwork, build_network
 from .own_grid import predicted_slabs
@@ -65,7 +66,7 @@ class Predictor:
     Parameters
     ----------
     network : nn.Module
-        In evaluation mode, on the device.
+        In evaluation mode, on the device; it is copied.
     plan : Plan
         How it wants its images.
     device : torch.device
@@ -87,7 +88,7 @@ class Predictor:
         largest_component: tuple[int, ...] = (),
         mirror: tuple[bool, bool, bool] = (False, False, False),
     ):
-        self.network = network
+        self.network = with_folded_norms(network)
         self.plan = plan
         self.device = device
         # Trained on another device perhaps: half precision is only worth it where it is fast.
@@ -145,7 +146,7 @@ class Predictor:
         """What is made of an image where it lies or, if that has too little memory, in the computer's memory."""
         try:
             with torch.inference_mode():
-                return work(image.float(), self._sliding(2 if self.plan.dimensions == 3 else 16))
+                return work(image.float(), self._sliding(3 if self.plan.dimensions == 3 else 16))
         except RuntimeError as error:
             if image.device.type == "cpu" or not is_out_of_memory(error):
                 raise

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from SemiSupSegLib.errors import SettingsError
-from SemiSupSegLib.learning.layers import CONVOLUTION, ConvolutionBlock, InstanceNorm, normalisation
+from SemiSupSegLib.learning.layers import CONVOLUTION, ConvolutionBlock, InstanceNorm, normalisation, with_folded_norms
 from SemiSupSegLib.learning.networks import NETWORKS, build_network
 
 KINDS = sorted(NETWORKS)
@@ -236,6 +236,22 @@ def test_bfloat16_in_channels_last_stays_near_float32(kind, norm):
     assert (rough.float() - exact).abs().mean() < 0.05 * exact.std()
     rough.float().square().mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in fast.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_folded_batch_norms_predict_the_same_with_fewer_layers(kind, dimensions):
+    network = small(kind, dimensions, norm="batch")
+    for _ in range(3):
+        network(image(network, batch=4))  # running means and variances become those of something
+    network.eval()
+    x = image(network)
+    with torch.inference_mode():
+        folded = with_folded_norms(network)
+        torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)
+    kinds = (nn.BatchNorm2d, nn.BatchNorm3d)
+    assert not any(isinstance(module, kinds) for module in folded.modules())
+    assert any(isinstance(module, kinds) for module in network.modules())
 
 
 @pytest.mark.parametrize("shape, stride", [((2, 4, 4), 1), ((1, 1, 1), 2), ((1, 1), 2)])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SemiSupSegLib.learning.sliding_window import SlidingWindow, _box, _gaussian, _padded, _starts
+from SemiSupSegLib.learning.sliding_window import SlidingWindow, _box, _even_batches, _gaussian, _padded, _starts
 
 shapes = st.tuples(st.integers(1, 17), st.integers(1, 17), st.integers(1, 17))
 windows = st.tuples(st.integers(1, 7), st.integers(2, 7), st.integers(2, 7))
@@ -94,6 +94,15 @@ def test_a_strip_is_predicted_as_it_is_with_the_rest(shape, window, overlap, dat
     slabs = [slab.clone() for _, slab in sliding.slabs(image, axis=axis, region=region)]
     wanted = plain(sliding, image)[(slice(None), *region)]
     torch.testing.assert_close(torch.cat(slabs, dim=axis + 1), wanted, atol=1e-5, rtol=0)
+
+
+@given(st.integers(1, 50), st.integers(3, 20))
+def test_no_window_is_computed_alone_where_there_are_others(count, most):
+    sizes = [len(batch) for batch in _even_batches(list(range(count)), most)]
+    assert sum(sizes) == count
+    assert max(sizes) <= most
+    assert len(sizes) == -(-count // most)
+    assert min(sizes) > 1 or count == 1
 
 
 def test_windows_that_do_not_touch_a_region_are_not_computed():
