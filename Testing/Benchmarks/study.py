@@ -74,14 +74,12 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
     if not _call(command, seconds_left):
         return None
     details = RunFolder.open(training).details()
+    summary = read_json(training / "model" / "model.json", "a model")["summary"]
     row = {
         "method": method,
         "split": split.name,
         "seed": split.seed,
-        "iterations": details["iterations"],
-        "seconds": round(details["seconds_trained"], 1),
-        "device": details["device"],
-        "versions": details["versions"],
+        **{key: summary[key] for key in ("iterations", "seconds", "device", "versions")},
         "plan": details["plan"],
     }
     groups = {"test": split.test, "unlabeled": split.unlabeled[: options.transductive]}
