@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .measure import side_by_side
-from .rows import Options, Row, attempt, require
+from .rows import MissingPeer, Options, Row, attempt, require
 
 CLASSES = ("liver", "spleen", "kidney", "pancreas", "aorta")
 _PEER = "slicer.util"
@@ -23,10 +24,8 @@ def rows(options: Options) -> Iterator[Row]:
     """Read a stroke, write a result, add a probability volume."""
     shape = options.pick((300, 512, 512), (75, 256, 256), (8, 24, 24))
     try:
-        require("slicer", "pip install slicer-core")
-        sys.path.append(str(Path(__file__).parents[2] / "Python"))
-        from slicer_fixture import application
-    except Exception as error:
+        application = slicer_application()
+    except MissingPeer as error:
         yield Row("bridge", _PEER, note=str(error))
         return
     with application() as scene:
@@ -37,6 +36,16 @@ def rows(options: Options) -> Iterator[Row]:
             ("add a probability volume", 10.0, pairs.obvious_probability, pairs.probability, pairs.same_volume),
         ):
             yield attempt(name, _PEER, lambda: pairs.row(name, aim, slow, fast, same), aim=aim)  # noqa: B023
+
+
+def slicer_application() -> Callable[[], AbstractContextManager]:
+    """What the tests run slicer-core in; from now on its neighbours can be imported, too."""
+    require("slicer", "pip install slicer-core")
+    require("pytest", "pip install pytest")
+    sys.path.append(str(Path(__file__).parents[2] / "Python"))
+    from slicer_fixture import application
+
+    return application
 
 
 class _Pairs:

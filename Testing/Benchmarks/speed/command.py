@@ -19,6 +19,7 @@ from .rows import Options, Row
 PACKAGE = __package__
 AREAS = {
     "supervoxels": "SLIC against scikit-image and SimpleITK",
+    "propagation": "the preview after a stroke against starting anew",
     "bridge": "nodes to arrays and back against slicer.util",
 }
 """Modules of the package, each with ``rows(options)`` that yields a `Row` at a time."""
@@ -71,6 +72,7 @@ def line(row: Row) -> str:
     figures = "".join(f"{'–' if value is None else f'{value:.4g}':>11}" for value in (row.ours, row.theirs))
     ratio = "–" if row.ratio is None else f"{row.ratio:.3g}"
     aim = "" if row.aim is None else f"{row.aim:g}"
+    aim += "" if row.limit is None else f" <{row.limit:g}"
     equal = {None: "–", True: "yes", False: "NO"}[row.equal]
     text = f"{row.name:<50}{figures} {row.unit:<3}{ratio:>8}{aim:>7}  {equal:<5}  {row.peer}"
     remarks = [f"    {remark}" for remark in (f"FAILED: {row.error}" if row.error else "", row.note) if remark]

@@ -63,6 +63,8 @@ class Row:
         Of both.
     aim : float, optional
         The ratio theirs / ours that is aimed at.
+    limit : float, optional
+        What ours may cost at most.
     equal : bool, optional
         Whether the results were found equal, or as good, before anything was timed; None where there are none.
     note : str
@@ -79,6 +81,7 @@ class Row:
     theirs: float | None = None
     unit: str = "s"
     aim: float | None = None
+    limit: float | None = None
     equal: bool | None = None
     note: str = ""
     error: str = ""
@@ -96,8 +99,10 @@ class Row:
 
     @property
     def reaches_aim(self) -> bool | None:
-        """None where there is no aim or no figure."""
-        return None if self.aim is None or self.ratio is None else self.ratio >= self.aim and not self.is_wrong
+        """Whether results, ratio and limit are as they should be; None where there is no aim or no figure."""
+        wanted = [self.ratio and self.ratio >= self.aim] if self.aim is not None else []
+        wanted += [self.ours and self.ours <= self.limit] if self.limit is not None else []
+        return None if not wanted or None in wanted else all(wanted) and not self.is_wrong
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ratio": self.ratio}

@@ -31,15 +31,16 @@ def rows(options: Options) -> Iterator[Row]:
     """A left atrium and a CT, with one thread and with all."""
     for scan, edge in ((left_atrium, 4), (ct_sized, 5)):
         for count in sorted({1, options.threads}):
+            name = f"supervoxels, {'CT' if edge == 5 else 'LA'}, {count} thread{'s' * (count != 1)}"
             yield from attempt_all(
-                f"supervoxels, {'CT' if edge == 5 else 'LA'}, {_threads(count)}",
+                name,
                 "SLIC",
-                lambda: _rows(scan(options), edge, count, options),  # noqa: B023
+                lambda: _rows(name, scan(options), edge, count, options),  # noqa: B023
                 aim=AIM,
             )
 
 
-def _rows(scan: LabeledScan, edge: int, count: int, options: Options) -> list[Row]:
+def _rows(name: str, scan: LabeledScan, edge: int, count: int, options: Options) -> list[Row]:
     settings = SuperpixelSettings(size_mm=float(edge))
     low, high = np.percentile(scan.image, (0.5, 99.5))
     scaled = np.clip((scan.image.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)
@@ -49,11 +50,12 @@ def _rows(scan: LabeledScan, edge: int, count: int, options: Options) -> list[Ro
     ours = _ours(scan.image, settings, options.device)
     with threads(count), cores(count):
         return compare(
-            f"supervoxels, {scan.name}, {_threads(count)}",
+            name,
             ours,
             peers,
             check=lambda mine, other: _as_good(mine, other, scan.labels),
             aim=AIM if options.device == "cpu" else _GPU_AIM,
+            note=scan.name,
         )
 
 
@@ -139,7 +141,3 @@ def cores(count: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count != 1)}"
