@@ -70,11 +70,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing that isn't as it should be, and what to do about it; ``blocks`` if nothing trains before."""
+    """One thing that isn't as it should be, and what to do about it; ``blocks`` if nothing trains before.
+
+    ``topic`` is "packages" where some are missing or too old, "cpu" where training runs on the CPU; else empty.
+    """
 
     message: str
     remedy: str
     blocks: bool = False
+    topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ def _package_advice(packages: tuple[Package, ...], failure: str, python: str) ->
     remedy = f"Install them: {Path(python).name} -m pip install {wanted}"
     if any(each.name == "torch" for each in lacking):
         remedy += " (in Slicer, torch comes by the PyTorch extension)"
-    return [Advice(f"Training and prediction lack {found}.", f"{remedy}.", blocks=True)]
+    return [Advice(f"Training and prediction lack {found}.", f"{remedy}.", blocks=True, topic="packages")]
 
 
 def _device_advice(devices: tuple[Device, ...]) -> list[Advice]:
@@ -206,7 +210,11 @@ def _device_advice(devices: tuple[Device, ...]) -> list[Advice]:
     working = [each for each in devices if not each.problem]
     if working and working[0].key == "cpu":
         advice.append(
-            Advice("Training will run on the CPU.", "Expect minutes for small scans and hours for large ones.")
+            Advice(
+                "Training will run on the CPU.",
+                "Expect minutes for small scans and hours for large ones.",
+                topic="cpu",
+            )
         )
     if working and (working[0].free_bytes or SCARCE_MEMORY) < SCARCE_MEMORY:
         advice.append(Advice(f"{working[0].name} is short of free memory.", "Close other programs that use it."))

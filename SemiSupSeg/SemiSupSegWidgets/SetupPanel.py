@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.compute import Compute
-from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, probe_task
+from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, installation_error, probe_task
 
 from .ErrorBox import showError
 from .Panel import Panel
@@ -114,14 +114,7 @@ class SetupPanel(Panel):
             self._steps = []
         elif task.exit_code:
             self._steps = []
-            showError(
-                SemiSupSegError(
-                    _("The installation failed."),
-                    _("The details say why; without a connection to the internet, ask for the packages on a disk."),
-                    code=ErrorCode.PACKAGES_MISSING,
-                ),
-                "\n".join(task.lines),
-            )
+            showError(installation_error(task.lines), "\n".join(task.lines))
         elif self._steps:
             self._next()
             return

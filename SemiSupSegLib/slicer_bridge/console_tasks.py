@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..doctor import ENGINE_PACKAGES
+from ..doctor import ENGINE_PACKAGES, HALL_PACKAGES
 from ..errors import ErrorCode, SemiSupSegError
 from ..processes import end_tree
 from ..streams import PipeLines
@@ -145,6 +145,40 @@ def _task(python: str, name: str) -> list[str]:
 
 _PINNED = ("numpy", "scipy", "SimpleITK", "torch")
 
+_PIP_SAYS = (
+    (
+        ("No space left on device", "not enough space on the disk"),
+        ErrorCode.DISK_FULL,
+        "The disk became full while packages were installed.",
+        "Free some gigabytes, then install again.",
+    ),
+    (
+        ("externally-managed-environment",),
+        ErrorCode.NOT_WRITABLE,
+        "This Python belongs to the operating system, which lets nobody install packages into it.",
+        "Choose the Python of a virtual environment or of conda as compute Python.",
+    ),
+    (
+        ("Permission denied", "Access is denied", "Read-only file system"),
+        ErrorCode.NOT_WRITABLE,
+        "The folder of this Python can't be written to.",
+        "Choose a compute Python of your own, or ask somebody who may write there.",
+    ),
+    (
+        ("No module named pip",),
+        ErrorCode.PACKAGES_MISSING,
+        "This Python has no pip, which installs packages.",
+        "Choose another compute Python, or add pip to this one: python -m ensurepip.",
+    ),
+    (
+        ("NewConnectionError", "NameResolutionError", "TimeoutError", "ProxyError", "SSLError", "name resolution"),
+        ErrorCode.PACKAGES_MISSING,
+        "The packages couldn't be downloaded: pip can't reach its package index.",
+        "Check the connection and the proxy, then install again; or choose a compute Python that has the packages.",
+    ),
+)
+"""What pip prints, in which a reason is recognised; the first that is found counts."""
+
 
 def install_steps(
     compute: Compute, lacking: Sequence[str], constraints: Path, torch_arguments: Sequence[str] | None
@@ -158,14 +192,14 @@ def install_steps(
     ----------
     compute : Compute
     lacking : sequence of str
-        Names of `doctor.ENGINE_PACKAGES` that are missing or too old.
+        Names of `doctor.HALL_PACKAGES` and `doctor.ENGINE_PACKAGES` that are missing or too old.
     constraints : Path
         A file that may be written.
     torch_arguments : sequence of str, optional
         Arguments of ``python -m`` that install torch, as the PyTorch extension gives them; pip's own choice if None.
     """
     python = compute.interpreter
-    minimum = {each.distribution: each.minimum for each in ENGINE_PACKAGES}
+    minimum = {each.distribution: each.minimum for each in (*HALL_PACKAGES, *ENGINE_PACKAGES)}
     steps: list[list[str]] = []
     if "torch" in lacking:
         below = "<2.13" if sys.platform == "win32" else ""  # 2.13's wheel holds paths that are too long for Windows
@@ -175,6 +209,24 @@ def install_steps(
         steps.append([python, "-m", *arguments])
     others = [f"{name}>={minimum[name]}" for name in lacking if name in minimum and name != "torch"]
     if others:
-        steps.append([*_task(python, "pin"), str(constraints), *_PINNED])
+        pinned = [name for name in _PINNED if name == "torch" or name not in lacking]
+        steps.append([*_task(python, "pin"), str(constraints), *pinned])
         steps.append([python, "-m", "pip", "install", "-c", str(constraints), *others])
     return steps
+
+
+def installation_error(lines: Iterable[str]) -> SemiSupSegError:
+    """Why an installation failed, in a sentence made of what pip said.
+
+    Parameters
+    ----------
+    lines : iterable of str
+        What it printed.
+    """
+    text = "\n".join(lines)
+    for said, code, message, remedy in _PIP_SAYS:
+        if any(each in text for each in said):
+            return SemiSupSegError(message, remedy, code=code)
+    reasons = [line.partition("ERROR:")[2].strip() for line in text.splitlines() if line.startswith("ERROR:")]
+    reason = f": {reasons[-1].rstrip('.')}." if reasons else "."
+    return SemiSupSegError(f"The installation failed{reason}", "The details say more.", code=ErrorCode.PACKAGES_MISSING)

@@ -527,7 +527,8 @@ def computer_text(report: Mapping[str, object] | None) -> str:
     if report["ready"]:
         names = {each["key"]: each["name"] for each in report["devices"]}
         return _("Ready: training runs on {device}.").format(device=names.get(report["best_device"], "?"))
-    return _("Not ready to train.") + "\n" + "\n".join(_advice_lines(report, blocking=True))
+    lines = _advice_lines(report, blocking=True)
+    return _("Not ready to train.") + "\n" + "\n".join(lines)
 
 
 def cpu_text(report: Mapping[str, object] | None) -> str:
@@ -551,7 +552,13 @@ def package_cells(report: Mapping[str, object]) -> list[tuple[str, str, str]]:
 
 
 def _advice_lines(report: Mapping[str, object], *, blocking: bool) -> list[str]:
-    return [f"{each['message']} {each['remedy']}" for each in report["advice"] if bool(each["blocks"]) == blocking]
+    """What the doctor says; a command for a terminal is no advice where there is a button."""
+    here = {"packages": _("Install gets them.")}
+    return [
+        f"{each['message']} {here.get(each['topic'], each['remedy'])}"
+        for each in report["advice"]
+        if bool(each["blocks"]) == blocking and each["topic"] != "cpu"  # of which `cpu_text` says more
+    ]
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------

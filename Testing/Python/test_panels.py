@@ -10,7 +10,7 @@ import ast
 import importlib.metadata as metadata
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,13 +18,14 @@ import pytest
 pytest.importorskip("slicer")
 
 from SemiSupSegLib.cohort_lint import Finding
+from SemiSupSegLib.doctor import Advice
 from SemiSupSegLib.errors import ErrorCode
 from SemiSupSegLib.events import Event
 from SemiSupSegLib.runs import State
 from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.case_table import CaseRow
 from SemiSupSegLib.slicer_bridge.compute import Compute
-from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, lint_task
+from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, installation_error, lint_task
 from SemiSupSegLib.slicer_bridge.panel_state import Situation
 from SemiSupSegLib.slicer_bridge.shelf import Card
 from SemiSupSegLib.training_settings import METHODS, TrainingSettings
@@ -429,6 +430,49 @@ def test_installing_never_lets_pip_replace_what_is_there(tmp_path):
     assert ["python", "-m", "light_the_torch", "torch"] in steps
     assert steps[-1][:6] == ["python", "-m", "pip", "install", "-c", str(tmp_path / "pins.txt")]
     assert not any(each.startswith("torch") for each in steps[-1])
+
+
+def test_another_python_gets_what_slicers_own_has_from_the_start(tmp_path):
+    steps = install_steps(Compute("python"), ["numpy", "SimpleITK", "monai"], tmp_path / "pins.txt", None)
+    assert steps[0][-2:] == ["scipy", "torch"]
+    assert [each.partition(">=")[0] for each in steps[-1][6:]] == ["numpy", "SimpleITK", "monai"]
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "sentence"),
+    [
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: None found",
+            "packages-missing",
+            "reach",
+        ),
+        ("OSError: [Errno 28] No space left on device", "disk-full", "disk"),
+        ("error: externally-managed-environment", "not-writable", "operating system"),
+        ("ERROR: Could not install packages: [Errno 13] Permission denied", "not-writable", "written"),
+        ("/usr/bin/python3: No module named pip", "packages-missing", "no pip"),
+        (
+            "ERROR: first\nERROR: No matching distribution found for monai",
+            "packages-missing",
+            "distribution found for monai.",
+        ),
+        ("Killed", "packages-missing", "failed."),
+    ],
+)
+def test_a_failed_installation_says_why_in_a_sentence(said, code, sentence):
+    error = installation_error(said.splitlines())
+    assert error.code == code
+    assert sentence in error.message
+    assert error.remedy.endswith(".")
+
+
+def test_a_computer_that_lacks_packages_is_told_of_the_button():
+    lacking = Advice("Training lacks monai.", "Install it: python -m pip install monai", blocks=True, topic="packages")
+    crashed = Advice("Importing the packages ended the process.", "Install torch again.", blocks=True)
+    report = {"ready": False, "packages": [], "devices": [], "advice": [asdict(lacking), asdict(crashed)]}
+    text = panel_state.computer_text(report)
+    assert "lacks monai. Install gets them." in text
+    assert "Install torch again." in text
+    assert "pip" not in text
 
 
 def test_nothing_is_installed_where_nothing_lacks(tmp_path):
