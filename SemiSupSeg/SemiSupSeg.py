@@ -55,6 +55,14 @@ def onStartupCompleted() -> None:
 
     registerSampleData()
     registerSuperpixelsEffect()
+    slicer.app.connect("aboutToQuit()", closeCompanion)
+
+
+def closeCompanion() -> None:
+    """End the process that computes superpixels, whoever started it: it serves Slicer's own Segment Editor, too."""
+    from SemiSupSegLib.slicer_bridge.shared_companion import close_shared_companion
+
+    close_shared_companion()
 
 
 class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

@@ -29,6 +29,9 @@ BOOTSTRAP = Path(__file__).with_name("start_companion.py")
 
 _LOG_LINES = 200
 
+_REMEMBERED = 8
+"""Results that are given again at once, by their tags."""
+
 
 class SuperpixelRequest:
     """Superpixels that were asked for, and how far they are.
@@ -48,7 +51,7 @@ class SuperpixelRequest:
         Whether they had been made before.
     """
 
-    def __init__(self, shape: tuple[int, int, int], image: Path, tag: Hashable = None):
+    def __init__(self, shape: tuple[int, int, int], image: Path | None = None, tag: Hashable = None):
         self.id = Command("").id
         self.shape = shape
         self.tag = tag
@@ -115,6 +118,7 @@ class CompanionClient:
         self._unsent = b""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._request: SuperpixelRequest | None = None
+        self._done: dict[Hashable, SuperpixelRequest] = {}
         self._exchange: Path | None = None
 
     def start(self) -> None:
@@ -165,6 +169,7 @@ class CompanionClient:
         settings: SuperpixelSettings | None = None,
         *,
         tag: Hashable = None,
+        file: str | os.PathLike | None = None,
     ) -> SuperpixelRequest:
         """Asks for the superpixels of an image; a request that isn't over yet gives way.
 
@@ -178,7 +183,9 @@ class CompanionClient:
         settings : SuperpixelSettings, optional
         tag : hashable, optional
             Names the image's content and geometry. If the request that isn't over yet has the same tag and settings, it
-            goes on and is returned, so that asking for the same again loses no time.
+            goes on and is returned, and so is one that was answered lately: asking for the same again loses no time.
+        file : path, optional
+            A file that holds this very image, so that it needn't be written.
 
         Raises
         ------
@@ -188,7 +195,12 @@ class CompanionClient:
         tag = None if tag is None else (tag, settings)
         if tag is not None and self._request is not None and self._request.tag == tag and self.is_running:
             return self._request
+        if tag is not None and tag in self._done and Path(self._done[tag]._path).is_file():
+            self._give_way(f"{SUPERSEDED} by a newer request.")
+            return self._done[tag]
         self.start()
+        if file is not None:
+            return self._ask(SuperpixelRequest(image.shape, tag=tag), {"image": os.path.abspath(file)}, settings)
         folder = self._exchange_folder()
         path = temporary_beside(folder / "image").with_suffix(".npy")
         with explained("write", path), open(path, "wb") as file:
@@ -215,7 +227,7 @@ class CompanionClient:
             return None
         request, news = self._request, False
         deadline = time.perf_counter() + budget_ms / 1000
-        while time.perf_counter() < deadline and (line := self._lines.next_line()) is not None:
+        while time.perf_counter() < deadline and (line := self._lines.next_line(deadline)) is not None:
             event = decode_line(line)
             if event is None:
                 self._log.append(line[:2000].decode("utf-8", "replace"))
@@ -267,6 +279,7 @@ class CompanionClient:
                 request.superpixels = int(fields["superpixels"])
                 request.cached = bool(fields["cached"])
                 request._end(None)
+                self._done = dict([*self._done.items(), (request.tag, request)][-_REMEMBERED:])
             else:
                 code = ErrorCode(fields.get("code", ErrorCode.CANCELLED))
                 request._end(SemiSupSegError(event["message"], fields.get("remedy", ""), code=code))
@@ -283,8 +296,9 @@ class CompanionClient:
         request._end(
             RunError(f"The process that computes superpixels ended (exit code {code}): {last[:300]}", "Try again.")
         )
-        with contextlib.suppress(OSError):
-            request._image.unlink(missing_ok=True)
+        if request._image is not None:
+            with contextlib.suppress(OSError):
+                request._image.unlink(missing_ok=True)
         return True
 
     def _give_way(self, message: str) -> None:

@@ -16,10 +16,17 @@ from slicer.i18n import tr as _
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.slicer_bridge.nodes import set_image_geometry
 from SemiSupSegLib.slicer_bridge.proposals import Proposals, source_of
-from SemiSupSegLib.slicer_bridge.shared_companion import proposal_settings, shared_companion, source_tag
+from SemiSupSegLib.slicer_bridge.shared_companion import proposal_settings, source_tag
 from SemiSupSegLib.slicer_bridge.superpixel_overlay import SuperpixelOverlay
 
 POLL_MILLISECONDS = 50
+
+
+def companion():
+    """The companion, also after the module was reloaded, which this file can't be."""
+    from SemiSupSegLib.slicer_bridge.shared_companion import shared_companion
+
+    return shared_companion()
 
 
 class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
@@ -218,7 +225,7 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
         source = source_of(self.scriptedEffect.sourceVolumeImageData())
         volumeNode = self.scriptedEffect.parameterSetNode().GetSourceVolumeNode()
         spacing = source.geometry.spacing
-        self.request = shared_companion().compute_superpixels(
+        self.request = companion().compute_superpixels(
             source.array, spacing, self.settings(spacing), tag=source_tag(volumeNode, source.array.shape)
         )
         self.startedFor = self.currentInput()
@@ -233,7 +240,7 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
             observed.RemoveObserver(tag)
         self.observations = []
         if self.request is not None and not self.request.is_over:
-            shared_companion().cancel()
+            companion().cancel()
         if self.overlay is not None:
             self.overlay.remove()
         self.request = self.proposals = self.overlay = self.startedFor = self.clickedImage = None
@@ -249,7 +256,7 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
             self.updateStatus()
 
     def waitForSuperpixels(self):
-        shared_companion().poll()
+        companion().poll()
         if not self.request.is_over:
             self.updateStatus()
             return
@@ -280,6 +287,11 @@ class SegmentEditorSuperpixelsEffect(AbstractScriptedSegmentEditorEffect):
             tag = segmentation.AddObserver(event, lambda caller, name: self.strokeTimer.start())
             self.observations.append((segmentation, tag))
         self.updateStatus()
+
+    @property
+    def isOn(self):
+        """Whether superpixels are proposed, or computed for that."""
+        return self.request is not None or self.proposals is not None
 
     def onCancel(self):
         self.stop()

@@ -8,13 +8,15 @@ from slicer.i18n import tr as _
 
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
 from SemiSupSegLib.slicer_bridge import panel_state
-from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
+from SemiSupSegLib.slicer_bridge.cohort_scene import LOADED_ATTRIBUTE
+from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.results import painted_state
 from SemiSupSegLib.slicer_bridge.segments import read_layers
+from SemiSupSegLib.slicer_bridge.shared_companion import prepare_superpixels, shared_companion
 
 from .CaseViews import CaseViews
 from .Panel import Panel
-from .superpixelsEffect import superpixelsEffectName
+from .superpixelsEffect import superpixelsEffectName, superpixelsEffectOf
 
 EDITOR_TAG = "SemiSupSeg"
 BRUSH_VOXELS = 4.0
@@ -29,6 +31,7 @@ class AnnotatePanel(Panel):
         self.views = CaseViews()
         self.nodes = None
         self._editorNode = None
+        self._prepared = None
         self._countedState = ""
         self._isFilling = False
         self._isEntered = False
@@ -122,6 +125,8 @@ class AnnotatePanel(Panel):
     def showCase(self, caseID: str) -> None:
         """Show a case to be painted on; what is painted on the one before is saved first."""
         self.desk.steps.cancel()
+        effect = superpixelsEffectOf(self.editor)
+        wasProposing = effect is not None and effect.isOn
         with self.desk.attempt():
             window = self.views.chosenWindow(self.nodes.volume) if self._nodesAreAlive() else None
             self.editor.setActiveEffect(None)
@@ -129,6 +134,8 @@ class AnnotatePanel(Panel):
             self.nodes = None
             self.nodes = self.logic.showCase(caseID)
             self._edit(window)
+            if wasProposing:
+                effect.start()
         self.desk.refresh()
 
     def showNodes(self, nodes) -> None:
@@ -147,6 +154,23 @@ class AnnotatePanel(Panel):
         if self._isEntered:
             self._prepareBrush()
             self.countAnnotated()
+        qt.QTimer.singleShot(0, self._prepareSuperpixels)  # once the case is seen
+
+    def _prepareSuperpixels(self) -> None:
+        """Let the companion compute them, so that proposals begin at once."""
+        effect = superpixelsEffectOf(self.editor)
+        if effect is None or not self._nodesAreAlive():
+            return
+        volume = self.nodes.volume
+        with self.desk.attempt(waitCursor=False):
+            case = self.logic.project.cohort.case(volume.GetAttribute(CASE_ATTRIBUTE))
+            file = case.image if volume.GetAttribute(LOADED_ATTRIBUTE) else None
+            self._prepared = prepare_superpixels(volume, effect.settings(volume.GetSpacing()), file)
+
+    def onTick(self, events: list) -> None:
+        if self._prepared is not None:
+            shared_companion().poll(5)
+            self._prepared = None if self._prepared.is_over else self._prepared
 
     def _nodesAreAlive(self) -> bool:
         return self.nodes is not None and self.nodes.volume.GetScene() is not None
@@ -174,6 +198,10 @@ class AnnotatePanel(Panel):
         """Switch the superpixel effect on, or back to painting."""
         name = superpixelsEffectName()
         self.editor.setActiveEffectByName(name if on and name else "Paint")
+        effect = superpixelsEffectOf(self.editor)
+        if on and effect is not None and not effect.isOn:
+            with self.desk.attempt():
+                effect.start()
         self.desk.refresh()
 
     def countAnnotated(self) -> None:

@@ -19,6 +19,12 @@ def registerSuperpixelsEffect() -> None:
     _registered.append(instance.name)
 
 
+def superpixelsEffectOf(editor):
+    """The effect of a Segment Editor widget; None where there is none."""
+    effect = editor.effectByName(superpixelsEffectName()) if _registered else None
+    return None if effect is None else effect.self()
+
+
 def superpixelsEffectName() -> str:
     """The name that the effect goes by; empty where there is none."""
     return _registered[0] if _registered else ""

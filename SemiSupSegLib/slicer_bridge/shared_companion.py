@@ -21,10 +21,17 @@ PROPOSAL_VOXELS = 256
 def shared_companion() -> CompanionClient:
     """The companion; it isn't started before something is asked of it. Results are kept among Slicer's temporary files.
 
-    Close it when Slicer quits; where it isn't, it notices and ends itself.
+    `close_shared_companion` when Slicer quits; where nobody does, it notices and ends itself.
     """
     cache = Path(slicer.app.temporaryPath) / "SemiSupSeg" / "superpixels"
     return CompanionClient(cache, environment=slicer.util.startupEnvironment())
+
+
+def close_shared_companion() -> None:
+    """End the companion, if it was ever started; the next that asks for something gets another."""
+    if shared_companion.cache_info().currsize:
+        shared_companion().close()
+        shared_companion.cache_clear()
 
 
 def proposal_settings(
@@ -50,7 +57,9 @@ def proposal_settings(
 
 
 def prepare_superpixels(
-    volume_node: slicer.vtkMRMLScalarVolumeNode, settings: SuperpixelSettings | None = None
+    volume_node: slicer.vtkMRMLScalarVolumeNode,
+    settings: SuperpixelSettings | None = None,
+    file: Path | None = None,
 ) -> SuperpixelRequest:
     """Lets the superpixels of a volume be computed, so that they are there when the effect asks for them.
 
@@ -59,11 +68,13 @@ def prepare_superpixels(
     volume_node : vtkMRMLScalarVolumeNode
     settings : SuperpixelSettings, optional
         What the effect asks for by default, if not given.
+    file : Path, optional
+        The file from which the node has its voxels, so that they needn't be written for the companion.
 
     Returns
     -------
     SuperpixelRequest
-        Nobody needs to wait for it.
+        Nobody needs to wait for it, but somebody has to `poll` the companion until it is over.
 
     Raises
     ------
@@ -73,7 +84,8 @@ def prepare_superpixels(
     volume = volume_of(volume_node)
     settings = settings or proposal_settings(volume.geometry.spacing)
     tag = source_tag(volume_node, volume.array.shape)
-    return shared_companion().compute_superpixels(volume.array, volume.geometry.spacing, settings, tag=tag)
+    spacing = volume.geometry.spacing
+    return shared_companion().compute_superpixels(volume.array, spacing, settings, tag=tag, file=file)
 
 
 def source_tag(volume_node: slicer.vtkMRMLScalarVolumeNode, shape: tuple[int, int, int]) -> tuple:

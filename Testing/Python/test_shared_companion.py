@@ -9,14 +9,16 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="slicer-core isn't installed")
 
-from SemiSupSegLib.slicer_bridge.nodes import image_data  # noqa: E402
+from SemiSupSegLib.slicer_bridge.nodes import image_data, volume_of  # noqa: E402
 from SemiSupSegLib.slicer_bridge.shared_companion import (  # noqa: E402
     PROPOSAL_VOXELS,
+    close_shared_companion,
     prepare_superpixels,
     proposal_settings,
     shared_companion,
     source_tag,
 )
+from SemiSupSegLib.volume import write_volume  # noqa: E402
 
 pytest_plugins = ["slicer_fixture"]
 
@@ -30,8 +32,7 @@ def volume_node(scene, monkeypatch, tmp_path):
     node.SetAndObserveImageData(image_data(np.random.default_rng(0).integers(0, 99, (20, 60, 60), dtype=np.int16)))
     scene.AddNode(node)
     yield node
-    shared_companion().close()
-    shared_companion.cache_clear()
+    close_shared_companion()
 
 
 def test_prepared_superpixels_are_those_that_the_effect_asks_for(volume_node, tmp_path):
@@ -41,12 +42,44 @@ def test_prepared_superpixels_are_those_that_the_effect_asks_for(volume_node, tm
     tag = source_tag(volume_node, voxels.shape)
     asked = shared_companion().compute_superpixels(voxels, volume_node.GetSpacing(), settings, tag=tag)
     assert asked is prepared
-    deadline = time.monotonic() + 60
-    while not asked.is_over and time.monotonic() < deadline:
-        shared_companion().poll()
-        time.sleep(0.01)
+    _wait(asked)
     assert asked.labels().max() == asked.superpixels > 10
     assert list(tmp_path.glob("SemiSupSeg/superpixels/*.npy"))
+    again = shared_companion().compute_superpixels(voxels, volume_node.GetSpacing(), settings, tag=tag)
+    assert again is prepared, "what is computed already is there at once"
+
+
+def test_a_case_file_is_read_where_it_is_and_stays(volume_node, tmp_path):
+    path = tmp_path / "case.nrrd"
+    write_volume(path, volume_of(volume_node))
+    request = prepare_superpixels(volume_node, file=path)
+    _wait(request)
+    assert path.is_file()
+    np.testing.assert_array_equal(request.labels(), _wait(_asked_with_voxels(volume_node)).labels())
+
+
+def test_a_closed_companion_is_gone_and_the_next_request_gets_another(volume_node):
+    _wait(prepare_superpixels(volume_node))
+    first = shared_companion()
+    close_shared_companion()
+    assert not first.is_running
+    close_shared_companion()
+    assert _wait(prepare_superpixels(volume_node)).cached
+    assert shared_companion() is not first
+
+
+def _asked_with_voxels(volume_node):
+    voxels, spacing = slicer.util.arrayFromVolume(volume_node), volume_node.GetSpacing()
+    return shared_companion().compute_superpixels(voxels, spacing, proposal_settings(spacing))
+
+
+def _wait(request):
+    deadline = time.monotonic() + 60
+    while not request.is_over and time.monotonic() < deadline:
+        shared_companion().poll()
+        time.sleep(0.01)
+    assert request.error is None
+    return request
 
 
 def test_a_changed_volume_is_another_source(volume_node):
