@@ -33,14 +33,17 @@ class SetupPanel(Panel):
         self.ui.packagesTable.verticalHeader().hide()
         self.ui.logTextEdit.hide()
         self._shownReport = False
+        self._problem = ""
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Look at this computer, in a process of its own."""
+        self._problem = _("This Python can't say what it has.")
         with self.desk.attempt(waitCursor=False):
             folder = self.logic.project.folder if self.logic.isOpen else Path.home()
             self._start(probe_task(Compute(self.desk.python), folder), checking=True)
+            self._problem = ""
 
     @property
     def _isChecking(self) -> bool:
@@ -76,14 +79,10 @@ class SetupPanel(Panel):
             self.desk.report = task.answer
         elif not task.was_cancelled:
             self.desk.report = None
-            showError(
-                SemiSupSegError(
-                    _("This Python can't say what it has: {line}").format(line=(list(task.lines) or [""])[-1]),
-                    _("Choose another compute Python, or Slicer's own."),
-                    code=ErrorCode.PACKAGES_MISSING,
-                ),
-                "\n".join(task.lines),
-            )
+            said = next((line for line in reversed(task.lines) if line.strip()), "")
+            self._problem = _("This Python can't say what it has.") + f" {said}".rstrip()
+            remedy = _("Choose another compute Python, or Slicer's own.")
+            showError(SemiSupSegError(self._problem, remedy, code=ErrorCode.PACKAGES_MISSING), "\n".join(task.lines))
         self._shownReport = False
         self.desk.refresh()
 
@@ -112,6 +111,7 @@ class SetupPanel(Panel):
         self.desk.installing = False
         if task.was_cancelled:
             self._steps = []
+            self.ui.logTextEdit.appendPlainText(_("Cancelled; what was installed before stays."))
         elif task.exit_code:
             self._steps = []
             showError(installation_error(task.lines), "\n".join(task.lines))
@@ -148,7 +148,9 @@ class SetupPanel(Panel):
         report = self.desk.report
         self.enable(panel_state.setup_actions(now))
         self.ui.progressBar.visible = self._isChecking or self.desk.installing
-        self.ui.stateLabel.text = _("Looking…") if self._isChecking else panel_state.computer_text(report)
+        self.ui.stateLabel.text = (
+            _("Looking…") if self._isChecking else self._problem or panel_state.computer_text(report)
+        )
         self.ui.cpuLabel.text = panel_state.cpu_text(report)
         self.ui.cpuLabel.visible = bool(self.ui.cpuLabel.text)
         self.ui.adviceLabel.text = panel_state.advice_text(report)

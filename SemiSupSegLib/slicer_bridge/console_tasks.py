@@ -43,6 +43,11 @@ class ConsoleTask:
         The last JSON object that it printed on a line.
     exit_code : int or None
         None while it runs.
+
+    Raises
+    ------
+    SemiSupSegError
+        If the program can't be started.
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None):
@@ -53,15 +58,22 @@ class ConsoleTask:
         own_group: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             own_group = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-        self._process = subprocess.Popen(
-            list(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            env={**(os.environ if environment is None else environment), "PYTHONUTF8": "1"},
-            **own_group,
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                env={**(os.environ if environment is None else environment), "PYTHONUTF8": "1"},
+                **own_group,
+            )
+        except OSError as error:
+            raise SemiSupSegError(
+                f"'{arguments[0]}' can't be started: {error.strerror or error}.",
+                "Choose another compute Python, or Slicer's own.",
+                code=ErrorCode.PACKAGES_MISSING,
+            ) from error
         self._pipe = PipeLines(self._process.stdout)
 
     @property

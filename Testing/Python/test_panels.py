@@ -19,7 +19,7 @@ pytest.importorskip("slicer")
 
 from SemiSupSegLib.cohort_lint import Finding
 from SemiSupSegLib.doctor import Advice
-from SemiSupSegLib.errors import ErrorCode
+from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.events import Event
 from SemiSupSegLib.runs import State
 from SemiSupSegLib.slicer_bridge import panel_state
@@ -407,6 +407,14 @@ def test_lint_runs_in_its_own_process(tmp_path):
     task = lint_task(cohort.path)
     assert task.wait(120) == 0, list(task.lines)
     assert isinstance(task.answer["findings"], list)
+
+
+@pytest.mark.parametrize("program", ["nowhere/python", "data"])
+def test_program_that_cannot_be_started_is_said_in_a_sentence(tmp_path, program):
+    (tmp_path / "data").write_text("no program")
+    with pytest.raises(SemiSupSegError, match="can't be started") as caught:
+        ConsoleTask([str(tmp_path / program)])
+    assert "another compute Python" in caught.value.remedy
 
 
 def test_task_that_goes_wrong_says_its_sentence(tmp_path):
