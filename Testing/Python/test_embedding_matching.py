@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import softmax_entropy, weighted_cross_entropy
-from SemiSupSegLib.learning.methods import METHODS
+from SemiSupSegLib.learning.methods import METHODS, embedding_matching
 from SemiSupSegLib.learning.methods.embedding_matching import (
     TeacherView,
     draw_references,
@@ -44,7 +44,7 @@ def _one_thread():
 
 def random_references(seed, n_classes, draws=3, k=5, channels=8):
     generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(20, channels, generator=generator)
+    query = torch.randn(channels, 20, generator=generator)
     return query, {label: torch.randn(draws, k, channels, generator=generator) for label in range(n_classes)}
 
 
@@ -120,13 +120,13 @@ def test_passes_that_contradict_each_other_are_reliable_here_but_not_under_ua_mt
 def test_query_that_equals_the_only_reference_of_a_class_gets_it(seed, n_classes):
     _, references = random_references(seed, n_classes, draws=1, k=1)
     for label, reference in references.items():
-        assert similarities(2.5 * reference[0], references, OPTIONS).argmax().item() == label
+        assert similarities(2.5 * reference[0].T, references, OPTIONS).argmax().item() == label
 
 
 def test_query_that_equals_one_of_several_references_need_not_get_their_class():
     object_ = torch.tensor([[[1.0, 0.0], [-1.0, 0.1]]])  # mean direction: nearly none
     background = torch.tensor([[[1.0, 0.2], [1.0, 0.2]]])
-    query = object_[0, :1]
+    query = object_[0, :1].T
     assert similarities(query, {0: background, 1: object_}, OPTIONS).argmax() == 0
     largest = EmbeddingMatchingSettings(reduce="max")
     assert similarities(query, {0: background, 1: object_}, largest).argmax() == 1
@@ -146,11 +146,11 @@ def test_exchanged_references_exchange_labels_and_a_draw_is_background():
     query, references = random_references(0, 2)
     exchanged = {0: references[1], 1: references[0]}
     assert torch.equal(
-        similarities(query, references, OPTIONS).argmax(dim=1),
-        1 - similarities(query, exchanged, OPTIONS).argmax(dim=1),
+        similarities(query, references, OPTIONS).argmax(dim=0),
+        1 - similarities(query, exchanged, OPTIONS).argmax(dim=0),
     )
     same = {0: references[0], 1: references[0]}
-    assert not similarities(query, same, OPTIONS).argmax(dim=1).any()
+    assert not similarities(query, same, OPTIONS).argmax(dim=0).any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -159,7 +159,7 @@ def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce):
     query, references = random_references(seed, n_classes)
     found = similarities(query, references, EmbeddingMatchingSettings(kernel=kernel, reduce=reduce))
     for label, draws in references.items():
-        for row, vector in enumerate(query[:4]):
+        for column, vector in enumerate(query.T[:4]):
             over_draws = []
             for drawn in draws:
                 if kernel == "cosine":
@@ -167,15 +167,50 @@ def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce):
                 else:
                     values = 1 / (1 + (drawn - vector).square().sum(dim=1))
                 over_draws.append(values.mean() if reduce == "mean" else values.max())
-            assert found[row, label].item() == pytest.approx(torch.stack(over_draws).mean().item(), abs=1e-5)
+            assert found[label, column].item() == pytest.approx(torch.stack(over_draws).mean().item(), abs=1e-5)
 
 
 def test_prototype_is_no_shortcut_for_the_maximum_or_other_kernels():
     query, references = random_references(0, 2)
-    prototype = unit(query) @ torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in references.values()], dim=1)
+    prototype = torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in references.values()]) @ unit(query.T).T
     for options, same in ((OPTIONS, True), (EmbeddingMatchingSettings(reduce="max"), False),
                           (EmbeddingMatchingSettings(kernel="euclidean"), False)):  # fmt: skip
         assert torch.allclose(similarities(query, references, options), prototype, atol=1e-5) == same
+
+
+@pytest.mark.parametrize("changes", [{}, {"reduce": "max"}, {"kernel": "euclidean"}])
+def test_similarities_of_some_voxels_are_those_of_all(changes):
+    options = EmbeddingMatchingSettings(**changes)
+    query, references = random_references(0, 3)
+    query = query.view(-1, 4, 5)
+    where = torch.zeros(4, 5, dtype=torch.bool)
+    where[1:3, ::2] = True
+    wanted = similarities(query, references, options)[:, where]
+    torch.testing.assert_close(similarities(query, references, options, where)[:, where], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_number_of_voxels_at_once_changes_neither_similarities_nor_gradients(dtype, monkeypatch):
+    query, references = random_references(0, 2)
+    found, gradients = [], []
+    for at_once in (1000, 7):
+        monkeypatch.setattr(embedding_matching, "_VOXELS_IN_CACHE", at_once)
+        leaf = query.to(dtype).requires_grad_()
+        found.append(similarities(leaf, references, OPTIONS))
+        gradients.append(torch.autograd.grad(found[-1].square().sum(), leaf)[0])
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*gradients)
+    assert found[0].dtype == torch.float32
+
+
+def test_embedding_of_length_zero_has_no_similarity_and_a_finite_gradient():
+    query, references = random_references(0, 2)
+    query[:, 3] = 0
+    query.requires_grad_()
+    found = similarities(query, references, OPTIONS)
+    assert not found[:, 3].any()
+    found.sum().backward()
+    assert torch.isfinite(query.grad).all()
 
 
 # 8: L_EN
@@ -185,7 +220,7 @@ def test_prototype_is_no_shortcut_for_the_maximum_or_other_kernels():
 @given(SEEDS)
 def test_entropy_of_two_similarities_is_never_small(seed):
     query, references = random_references(seed, 2)
-    values = softmax_entropy(similarities(query, references, OPTIONS))
+    values = softmax_entropy(similarities(query, references, OPTIONS)[None])
     assert (values >= 0.3653 - 1e-4).all()
     assert (values <= math.log(2) + 1e-6).all()
 

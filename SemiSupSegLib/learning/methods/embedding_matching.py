@@ -32,6 +32,11 @@ from ..sampling import Batch
 from .base import Losses, Method, Step, noisy, softmax, split
 from .ua_mt import monte_carlo_passes, uncertainty_threshold
 
+_SHORTEST = 1e-6
+"""Length from which an embedding has a direction."""
+
+_VOXELS_IN_CACHE = 2**14
+
 References = dict[int, Tensor]
 """Of each class that is there, embeddings of sampled voxels: ``(l, k, D)``."""
 
@@ -127,13 +132,11 @@ class EmbeddingMatching(Method):
         for index, each in enumerate(references_for(references, len(query), options.pooled)):
             if len(each) < 2:
                 continue
-            classes = torch.tensor(sorted(each), device=query.device)
-            voxels = wanted[index] & torch.isin(teacher.labels[index], classes.to(torch.uint8))
-            similarity = similarities(query[index].movedim(0, -1)[voxels], each, options)  # (voxels, classes)
-            matched[index][voxels] = classes[similarity.detach().argmax(dim=1)].to(torch.uint8)
-            entropy = softmax_entropy(similarity / options.temperature)
-            entropies[index] = entropies[index].masked_scatter(voxels, entropy)
-            chosen[index] = voxels
+            classes = torch.tensor(sorted(each), dtype=torch.uint8, device=query.device)
+            chosen[index] = wanted[index] & torch.isin(teacher.labels[index], classes)
+            similarity = similarities(query[index], each, options, chosen[index])  # (classes, *spatial)
+            matched[index] = classes[similarity.detach().argmax(dim=0)]
+            entropies[index] = softmax_entropy(similarity[None] / options.temperature)[0]
         l_nn = weighted_cross_entropy(logits, matched, unreliable & chosen).value if options.matching_loss else nothing
         l_en = masked_mean(entropies, chosen).value if options.entropy_loss else nothing
         return l_nn, l_en
@@ -207,7 +210,9 @@ def references_for(references: Sequence[References], count: int, pooled: bool) -
     return [{**together, **references[index % len(references)]} for index in range(count)]
 
 
-def similarities(query: Tensor, references: References, options: EmbeddingMatchingSettings) -> Tensor:
+def similarities(
+    query: Tensor, references: References, options: EmbeddingMatchingSettings, where: Tensor | None = None
+) -> Tensor:
     """K_c(v): mean over draws of the mean (or maximum) over k of how similar references and query are.
 
     With the cosine and the mean this is a nearest-mean rule: the product of the normalised query with the mean of the
@@ -216,21 +221,49 @@ def similarities(query: Tensor, references: References, options: EmbeddingMatchi
     Parameters
     ----------
     query : torch.Tensor
-        ``(voxels, D)``, the student's embeddings.
+        ``(D, *spatial)``, the student's embeddings of a patch.
     references : dict
         The teacher's, ``(l, k, D)`` a class.
+    where : torch.Tensor, optional
+        ``(*spatial)`` bool, the voxels that are asked for; what others get means nothing.
 
     Returns
     -------
     torch.Tensor
-        ``(voxels, classes)`` float32, classes in ascending order.
+        ``(classes, *spatial)`` float32, classes in ascending order.
     """
-    query = query.float()
     classes = [references[label].float() for label in sorted(references)]
+    voxels = query.flatten(1)
+    if options.kernel == "cosine" and options.reduce == "mean":
+        found = _cosines(torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in classes]), voxels)
+    elif where is None:
+        found = _every_similarity(voxels.T.float(), classes, options)
+    else:
+        asked = where.flatten()
+        found = torch.zeros((len(classes), len(asked)), device=query.device)
+        found[:, asked] = _every_similarity(voxels[:, asked].T.float(), classes, options)
+    return found.unflatten(1, query.shape[1:])
+
+
+def _cosines(means: Tensor, voxels: Tensor) -> Tensor:
+    """Products ``(classes, voxels)`` of rows ``(classes, D)`` with columns ``(D, voxels)`` of length 1.
+
+    All voxels are looked at, where they lie: choosing some, or writing normalised ones, costs more than the products.
+    On a CPU as many at once as stay in the cache (96^3 voxels of 32 channels, one thread: 20 ms instead of 112).
+    """
+    at_once = _VOXELS_IN_CACHE if voxels.device.type == "cpu" else max(1, voxels.shape[1])
+    parts = []
+    for part in voxels.split(at_once, dim=1):
+        part = part.float()
+        # The square is bounded, not its root, whose gradient at 0 would be infinite.
+        parts.append(means @ part * part.square().sum(dim=0).clamp_min(_SHORTEST**2).rsqrt())
+    return torch.cat(parts, dim=1)
+
+
+def _every_similarity(query: Tensor, classes: Sequence[Tensor], options: EmbeddingMatchingSettings) -> Tensor:
+    """Similarities ``(classes, voxels)`` of rows ``(voxels, D)`` by way of those with each reference."""
     if options.kernel == "cosine":
         query, classes = unit(query), [unit(each) for each in classes]
-        if options.reduce == "mean":
-            return query @ torch.stack([each.flatten(0, 1).mean(dim=0) for each in classes], dim=1)
     columns = []
     for each in classes:
         flat = each.flatten(0, 1)
@@ -238,9 +271,9 @@ def similarities(query: Tensor, references: References, options: EmbeddingMatchi
         kernel = kernel.unflatten(1, each.shape[:2])  # (voxels, l, k)
         over_k = kernel.mean(dim=2) if options.reduce == "mean" else kernel.amax(dim=2)
         columns.append(over_k.mean(dim=1))
-    return torch.stack(columns, dim=1)
+    return torch.stack(columns)
 
 
 def unit(vectors: Tensor) -> Tensor:
     """Vectors ``(..., D)`` of length 1."""
-    return functional.normalize(vectors, dim=-1, eps=1e-6)
+    return functional.normalize(vectors, dim=-1, eps=_SHORTEST)
