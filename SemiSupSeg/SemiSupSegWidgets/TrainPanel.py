@@ -135,6 +135,8 @@ class TrainPanel(Panel):
                 name=self.ui.nameLineEdit.text.strip(),
                 keepRunning=self.ui.keepRunningCheckBox.checked,
             )
+            self._makePlotWidget()
+            self.ui.plotFrame.show()  # now, and not with the first curve: its first drawing takes 70 ms
         self._previewAsked = time.monotonic()
         self._isWaitingForPreview = False
         self.desk.refresh(cards=True)
@@ -232,7 +234,6 @@ class TrainPanel(Panel):
         self._isFitDue = False
         self._fitted = time.monotonic()
         if not charts:
-            self.ui.plotFrame.hide()
             return
         self._makePlotWidget()
         self.ui.plotFrame.show()
@@ -298,6 +299,7 @@ class TrainPanel(Panel):
         self._isFilling = False
         if not now.is_open:
             self.job = None
+            ui.plotFrame.hide()
         if self.job is None:
             ui.progressBar.setValue(0)
             ui.stageLabel.text = "" if actions["startButton"].enabled else actions["startButton"].why_not

@@ -42,6 +42,7 @@ class HoldClock:
         self._timer.connect("timeout()", self._tick)
 
     def start(self) -> None:
+        self.longest = self.longestComputing = 0.0
         self._last = None
         self._timer.start()
 
