@@ -21,14 +21,18 @@ class AddFolderDialog:
     def __init__(self, folder: str):
         self._folder = folder
         self.widget = slicer.util.loadUI(str(RESOURCES / "AddFolderDialog.ui"))
+        self.widget.setParent(slicer.util.mainWindow(), qt.Qt.Dialog)  # else it may open behind the window
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.imagesButton.connect("clicked(bool)", lambda checked=False: self._browse(self.ui.imagesLineEdit))
         self.ui.labelsButton.connect("clicked(bool)", lambda checked=False: self._browse(self.ui.labelsLineEdit))
         self.ui.scribblesButton.connect("clicked(bool)", lambda checked=False: self._browse(self.ui.scribblesLineEdit))
         self.ui.imagesLineEdit.connect("textChanged(QString)", self._onImagesChanged)
+        for edit in (self.ui.labelsLineEdit, self.ui.scribblesLineEdit):
+            edit.connect("textChanged(QString)", lambda text: self._enableValues())
         self.ui.buttonBox.connect("accepted()", self.widget.accept)
         self.ui.buttonBox.connect("rejected()", self.widget.reject)
         self._onImagesChanged("")
+        self._enableValues()
 
     def exec_(self) -> bool:
         """Ask; whether it was answered."""
@@ -50,15 +54,24 @@ class AddFolderDialog:
         return self.ui.scribblesLineEdit.text.strip() or None
 
     @property
-    def values(self) -> str | None:
-        """Which class has which value, None if the files say it."""
-        return self.ui.valuesLineEdit.text.strip() or None
+    def labelValues(self) -> str | None:
+        """Which class has which value in the labels, None if the files say it."""
+        return self.ui.labelValuesLineEdit.text.strip() or None
+
+    @property
+    def scribbleValues(self) -> str | None:
+        """Which class has which value in the scribbles, None if the files say it."""
+        return self.ui.scribbleValuesLineEdit.text.strip() or None
 
     def _browse(self, edit) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Choose a folder"), edit.text or self._folder)
         if folder:
             edit.text = folder
             self._folder = folder
+
+    def _enableValues(self) -> None:
+        self.ui.labelValuesLineEdit.enabled = self.labels is not None
+        self.ui.scribbleValuesLineEdit.enabled = self.scribbles is not None
 
     def _onImagesChanged(self, text: str) -> None:
         isFolder = bool(text.strip()) and Path(text.strip()).is_dir()

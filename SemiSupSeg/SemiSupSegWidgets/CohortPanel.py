@@ -158,17 +158,13 @@ class CohortPanel(Panel):
         """Ask for a folder, and for those of its labels and scribbles."""
         dialog = AddFolderDialog(self._lastFolder())
         if dialog.exec_():
-            self.addFiles(dialog.images, dialog.labels, dialog.scribbles, dialog.values)
+            values = {"label_values": dialog.labelValues, "scribble_values": dialog.scribbleValues}
+            self.addFiles(dialog.images, dialog.labels, dialog.scribbles, **values)
 
-    def addFiles(self, images, labels=None, scribbles=None, values=None) -> None:
-        """Add scans from files."""
+    def addFiles(self, images, labels=None, scribbles=None, **values) -> None:
+        """Add scans from files, and annotations to those that lack them."""
         with self.desk.attempt():
-            options = {}
-            if labels and values:
-                options["label_values"] = values
-            if scribbles and values:
-                options["scribble_values"] = values
-            self.logic.addFiles(images, labels, scribbles, **options)
+            self.logic.addFiles(images, labels, scribbles, **values)
         self.desk.refresh()
 
     def onFilesDropped(self, paths) -> None:

@@ -26,7 +26,9 @@ def showError(error, report: str = "") -> None:
     box.setWindowTitle(_("Semi-Supervised Segmentation"))
     box.setText(error.message)
     box.setInformativeText(error.remedy)
-    box.addButton(qt.QMessageBox.Ok)
+    okButton = box.addButton(qt.QMessageBox.Ok)
+    box.setDefaultButton(okButton)
+    box.setEscapeButton(okButton)  # with three buttons Qt doesn't guess it
     if report:
         box.setDetailedText(report)
         copy = box.addButton(_("Copy report"), qt.QMessageBox.ActionRole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,7 +184,7 @@ class CohortScene:
         Returns
         -------
         list of str
-            IDs of the new cases.
+            IDs of the cases that are new, or whose scan was in the cohort already without this annotation.
 
         Raises
         ------
@@ -204,8 +205,14 @@ class CohortScene:
                     f"{', '.join(cohort.schema.names)}.",
                     "Name the classes as in the cohort, for example with label values.",
                 )
-        self._keep(replace(cohort, cases=(*cohort.cases, *new)))
-        return [case.id for case in new]
+        known = {case.id.casefold(): case for case in cohort.cases}
+        taken = [case for each in new if (case := _joined(known.get(each.id.casefold()), each)) is not None]
+        if not taken:
+            raise CohortError("The cohort has all of these scans already.", "Choose others, or annotations for them.")
+        for case in taken:
+            cohort = cohort.with_case(case)
+        self._keep(cohort)
+        return [case.id for case in taken]
 
     def remove_case(self, case_id: str) -> None:
         """Take a case out of the cohort; its files stay, and so do its nodes, as plain nodes."""
@@ -483,6 +490,20 @@ class CohortScene:
         if case.proposals is None:
             return strokes
         return np.where(strokes == IGNORE, self.cohort.read_proposals(case), strokes)
+
+
+def _joined(known: Case | None, new: Case) -> Case | None:
+    """A new case, or the known one with the annotations that it lacked; None if nothing about it is new."""
+    if known is None:
+        return new
+    if not os.path.exists(known.image) or not os.path.samefile(known.image, new.image):
+        raise CohortError(
+            f"The cohort has a case '{known.id}' already, whose scan is '{known.image}'.",
+            f"Rename '{new.image.name}', or leave it out.",
+        )
+    kinds = ("label", "scribble")
+    gained = {kind: getattr(new, kind) for kind in kinds if getattr(new, kind) and not getattr(known, kind)}
+    return replace(known, **gained) if gained else None
 
 
 def _expanded(source: FileSource | None) -> FileSource | None:

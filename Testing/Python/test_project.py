@@ -137,6 +137,23 @@ def test_files_of_a_folder_become_cases(project, tmp_path):
     assert [row.annotation for row in project.case_rows()] == ["scribbles", "none", "none"]
 
 
+def test_files_that_are_cases_already_gain_the_annotations_that_they_lacked(project, tmp_path):
+    from SemiSupSegLib.phantom import make_phantom_cohort
+
+    make_phantom_cohort(tmp_path / "elsewhere", 3, (8, 12, 12), n_scribbled=2, n_test=0)
+    images, scribbles = tmp_path / "elsewhere" / "images", tmp_path / "elsewhere" / "scribbles"
+    first, *_ = sorted(images.iterdir())
+    project.add_files([first])
+    assert len(project.add_files(images, scribbles=scribbles)) == 3
+    assert [case.scribble is not None for case in project.cohort.cases] == [True, True, False]
+    with pytest.raises(CohortError, match="all of these scans already"):
+        project.add_files(images, scribbles=scribbles)
+    shutil.copytree(images, tmp_path / "copies")
+    with pytest.raises(CohortError, match=f"has a case '{first.stem}' already"):
+        project.add_files(tmp_path / "copies")
+    assert len(Cohort.load(project.path).cases) == 3
+
+
 def test_removed_case_leaves_files_and_plain_nodes(project, volume_node, strokes):
     project.add_case(volume_node, strokes)
     project.remove_case("scan")
