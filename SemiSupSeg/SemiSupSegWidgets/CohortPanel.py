@@ -35,6 +35,7 @@ class CohortPanel(Panel):
         self._findingsOf = None
         self._task = None
         self._isFilling = False
+        self._filled = []
         ui = self.ui
         ui.newButton.connect("clicked(bool)", lambda checked=False: self.begin())
         ui.openButton.connect("clicked(bool)", lambda checked=False: self.choose())
@@ -62,6 +63,7 @@ class CohortPanel(Panel):
         header = table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+        header.setResizeContentsPrecision(0)  # widths follow the rows that are seen
         header.setMinimumSectionSize(40)
         header.setDefaultAlignment(qt.Qt.AlignLeft)
         table.connect("itemSelectionChanged()", self.onSelectionChanged)
@@ -284,22 +286,30 @@ class CohortPanel(Panel):
         self._isFilling = True
         table = self.ui.caseTable
         table.setRowCount(len(now.rows))
-        for index, row in enumerate(now.rows):
-            for column, text in enumerate(panel_state.case_cells(row, self._findings)):
-                item = table.item(index, column)
-                if item is None:
-                    item = qt.QTableWidgetItem()
-                    table.setItem(index, column, item)
-                if item.text() != text:
-                    item.setText(text)
-                if column == 0:
-                    font = item.font()
-                    font.setBold(row.id == now.shown)
-                    item.setFont(font)
-                    item.setIcon(self._icon(panel_state.status_icon(row, self._findings)))
-                item.setToolTip(panel_state.status_tip(row, self._findings))
-        table.resizeRowsToContents()
+        wanted = [(row, row.id == now.shown, self._findings) for row in now.rows]
+        for index, each in enumerate(wanted):
+            # Filling all of a large table takes a third of a second, and a run says something of a case at a time.
+            if index >= len(self._filled) or each != self._filled[index]:
+                self._fillRow(index, *each)
+        self._filled = wanted
         self._isFilling = False
+
+    def _fillRow(self, index: int, row, isShown: bool, findings) -> None:
+        table = self.ui.caseTable
+        tip = panel_state.status_tip(row, findings)
+        for column, text in enumerate(panel_state.case_cells(row, findings)):
+            item = table.item(index, column)
+            if item is None:
+                item = qt.QTableWidgetItem()
+                table.setItem(index, column, item)
+            item.setText(text)
+            item.setToolTip(tip)
+        name = table.item(index, 0)
+        font = name.font()
+        font.setBold(isShown)
+        name.setFont(font)
+        name.setIcon(self._icon(panel_state.status_icon(row, findings)))
+        table.resizeRowToContents(index)
 
     def onSceneEndClose(self) -> None:
         self.desk.refresh(cards=True)
