@@ -13,6 +13,10 @@ from ..models import Model, import_zip
 from ..runs import RunFolder, State, list_runs
 
 
+_TELLING = ("run.json", "status.json", "manifest.json", "model/model.json", "checkpoints")
+"""Files of a run that say all that its card says."""
+
+
 @dataclass(frozen=True)
 class Card:
     """A training run or an imported model.
@@ -60,12 +64,14 @@ class Shelf:
     def __init__(self, folder: Path):
         self.runs = folder / "runs"
         self.models = folder / "models"
+        self._tasks: dict[Path, str] = {}
+        self._known: dict[Path, tuple[tuple[int, ...], Card]] = {}
 
     def cards(self) -> list[Card]:
         """Training runs, the newest first, then imported models."""
-        runs = [run for run in self._runs() if _task_of(run) == "train"]
+        runs = [run for run in self._runs() if self._task_of(run) == "train"]
         imported = sorted(self.models.glob("*/model.json")) if self.models.is_dir() else []
-        return [_card_of_run(run) for run in runs] + [_card_of_model(each.parent) for each in imported]
+        return [self._card_of(run) for run in runs] + [_card_of_model(each.parent) for each in imported]
 
     def newest_model(self) -> Model:
         """The model of the newest run that has one; raises `RunError` if nothing was trained yet."""
@@ -93,12 +99,28 @@ class Shelf:
     def _runs(self) -> list[RunFolder]:
         return list_runs(self.runs) if self.runs.is_dir() else []
 
+    def _task_of(self, run: RunFolder) -> str:
+        if not self._tasks.get(run.path):
+            try:
+                self._tasks[run.path] = run.request().task
+            except SemiSupSegError:
+                self._tasks[run.path] = ""
+        return self._tasks[run.path]
 
-def _task_of(run: RunFolder) -> str:
+    def _card_of(self, run: RunFolder) -> Card:
+        """The card of a run; of one that is over the card from before, unless its files say something else now."""
+        stamps = tuple(_modified(run.path / name) for name in _TELLING)
+        known = self._known.get(run.path)
+        if known is None or known[0] != stamps or not known[1].state.is_over:
+            self._known[run.path] = stamps, _card_of_run(run)
+        return self._known[run.path][1]
+
+
+def _modified(file: Path) -> int:
     try:
-        return run.request().task
-    except SemiSupSegError:
-        return ""
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _card_of_run(run: RunFolder) -> Card:
