@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import softmax_entropy, weighted_cross_entropy
-from SemiSupSegLib.learning.methods import METHODS, embedding_matching
+from SemiSupSegLib.learning.methods import METHODS
 from SemiSupSegLib.learning.methods.embedding_matching import (
     TeacherView,
     draw_references,
@@ -187,30 +187,6 @@ def test_similarities_of_some_voxels_are_those_of_all(changes):
     where[1:3, ::2] = True
     wanted = similarities(query, references, options)[:, where]
     torch.testing.assert_close(similarities(query, references, options, where)[:, where], wanted)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_number_of_voxels_at_once_changes_neither_similarities_nor_gradients(dtype, monkeypatch):
-    query, references = random_references(0, 2)
-    found, gradients = [], []
-    for at_once in (1000, 7):
-        monkeypatch.setattr(embedding_matching, "_VOXELS_IN_CACHE", at_once)
-        leaf = query.to(dtype).requires_grad_()
-        found.append(similarities(leaf, references, OPTIONS))
-        gradients.append(torch.autograd.grad(found[-1].square().sum(), leaf)[0])
-    torch.testing.assert_close(*found)
-    torch.testing.assert_close(*gradients)
-    assert found[0].dtype == torch.float32
-
-
-def test_embedding_of_length_zero_has_no_similarity_and_a_finite_gradient():
-    query, references = random_references(0, 2)
-    query[:, 3] = 0
-    query.requires_grad_()
-    found = similarities(query, references, OPTIONS)
-    assert not found[:, 3].any()
-    found.sum().backward()
-    assert torch.isfinite(query.grad).all()
 
 
 # 8: L_EN

@@ -20,6 +20,7 @@ PACKAGE = __package__
 AREAS = {
     "supervoxels": "SLIC against scikit-image and SimpleITK",
     "propagation": "the preview after a stroke against starting anew",
+    "matching": "Embedding Matching against all similarities and against faiss",
     "bridge": "nodes to arrays and back against slicer.util",
 }
 """Modules of the package, each with ``rows(options)`` that yields a `Row` at a time."""
