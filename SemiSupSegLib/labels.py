@@ -20,6 +20,10 @@ _DISTINCT_COLORS = (
 )  # fmt: skip
 
 
+BACKGROUND_COLOR = (0.25, 0.5, 1.0)
+"""Blue, as strokes of background are drawn since GrabCut; a gray one drowns in scans, which are gray."""
+
+
 @dataclass(frozen=True)
 class SegmentClass:
     """One class of a cohort.
@@ -73,7 +77,7 @@ class LabelSchema:
     """
 
     classes: tuple[SegmentClass, ...]
-    background: SegmentClass = SegmentClass("background", "Background", (0.25, 0.25, 0.25))
+    background: SegmentClass = SegmentClass("background", "Background", BACKGROUND_COLOR)
 
     def __post_init__(self):
         classes = tuple(

@@ -84,12 +84,15 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         """Whether a cohort is open."""
         return self._project is not None
 
-    def openCohort(self, path: Path | str, classes: LabelSchema | None = None) -> Project:
-        """Open the cohort of a folder or ``cohort.json``, or begin a new one; finds trainings that still run."""
+    def openCohort(self, path: Path | str, classes: LabelSchema | None = None, keepRunning: bool = True) -> Project:
+        """Open the cohort of a folder or ``cohort.json``, or begin a new one; finds trainings that still run.
+
+        A training of the cohort that was open goes on alone, or with ``keepRunning=False`` ends with a checkpoint.
+        """
         if self._project is not None:
             self._project.save_edits()  # before the file is read: it may be this very cohort that is opened again
         project = Project(path, slicer.mrmlScene, classes=classes, compute=self._compute)
-        self.closeCohort()
+        self.closeCohort(keepRunning=keepRunning)
         self._project = project
         project.reattach()
         rememberCohort(self.getParameterNode(), project.path)

@@ -1,4 +1,4 @@
-"""Quitting Slicer while something trains: ask first."""
+"""Quitting Slicer, or opening another cohort, while something trains: ask first."""
 
 import qt
 import slicer
@@ -28,26 +28,45 @@ class CloseGuard(qt.QObject):
         """Ask before the main window closes; True keeps it open."""
         if event.type() != qt.QEvent.Close or not self._logic.isOpen or self._logic.training is None:
             return False
-        answer = "stop" if slicer.app.testingEnabled() else self._ask()
+        answer = askAboutTraining(self._logic, _("Don't quit"), inTests="stop")
         if answer == "stay":
             event.ignore()
             return True
         self.keepRunning = answer == "keep"
         return False
 
-    @staticmethod
-    def _ask() -> str:
-        box = qt.QMessageBox(slicer.util.mainWindow())
-        box.setIcon(qt.QMessageBox.Question)
-        box.setWindowTitle(_("Semi-Supervised Segmentation"))
-        box.setText(_("A training is running."))
-        box.setInformativeText(
-            _("It can go on without Slicer, and is found again when the cohort is opened; or stop, with a checkpoint.")
-        )
-        keep = box.addButton(_("Keep training"), qt.QMessageBox.AcceptRole)
-        stop = box.addButton(_("Stop with a checkpoint"), qt.QMessageBox.DestructiveRole)
-        box.addButton(_("Don't quit"), qt.QMessageBox.RejectRole)
-        box.setDefaultButton(keep)
-        box.exec_()
-        clicked = box.clickedButton()
-        return "keep" if clicked == keep else "stop" if clicked == stop else "stay"
+
+def askAboutTraining(logic, stay: str, inTests: str = "keep") -> str:
+    """What is to become of the training, now that it would be let go of.
+
+    Parameters
+    ----------
+    logic : SemiSupSegLogic
+    stay : str
+        Text of the button that leaves everything as it is.
+    inTests : {"keep", "stop"}
+        The answer where nobody is there to give one.
+
+    Returns
+    -------
+    str
+        "keep" (also where none runs, or it goes on by itself), "stop" or "stay".
+    """
+    if logic.training is None or not logic.training.is_attached:
+        return "keep"
+    if slicer.app.testingEnabled():
+        return inTests
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.setIcon(qt.QMessageBox.Question)
+    box.setWindowTitle(_("Semi-Supervised Segmentation"))
+    box.setText(_("A training is running."))
+    box.setInformativeText(
+        _("It can go on by itself, and is found again when the cohort is opened; or stop, with a checkpoint.")
+    )
+    keepButton = box.addButton(_("Keep training"), qt.QMessageBox.AcceptRole)
+    stopButton = box.addButton(_("Stop with a checkpoint"), qt.QMessageBox.DestructiveRole)
+    box.setEscapeButton(box.addButton(stay, qt.QMessageBox.RejectRole))
+    box.setDefaultButton(keepButton)
+    box.exec_()
+    clicked = box.clickedButton()
+    return "keep" if clicked == keepButton else "stop" if clicked == stopButton else "stay"

@@ -12,6 +12,7 @@ from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.console_tasks import lint_task
 
 from .AddFolderDialog import AddFolderDialog
+from .CloseGuard import askAboutTraining
 from .DropFilter import DropFilter
 from .ErrorBox import ask, showError
 from .Panel import Panel
@@ -96,14 +97,22 @@ class CohortPanel(Panel):
             self.open(path)
 
     def open(self, path) -> None:
-        """Open a cohort, or begin one."""
+        """Open a cohort, or begin one; asks what is to become of a training of the one that is open."""
+        answer = askAboutTraining(self.logic, _("Don't open"))
+        if answer == "stay":
+            return
+        before, shown = self.logic.isOpen and self.logic.project, self.desk.shown
         with self.desk.attempt():
-            if self.logic.isOpen:
+            if before:
                 self.logic.hideCurrentCase()
-            project = self.logic.openCohort(path)
+            project = self.logic.openCohort(path, keepRunning=answer == "keep")
             if not project.path.is_file():
                 project.save()
             slicer.app.settings().setValue("SemiSupSeg/LastFolder", str(project.folder))
+        if before and self.logic.project is before:  # it couldn't be opened
+            if shown:
+                self.show(shown)
+            return
         self.desk.selected, self.desk.card = (), None
         self.desk.refresh(cards=True)
 
@@ -140,9 +149,19 @@ class CohortPanel(Panel):
 
     def addNodes(self, volumeNodes) -> None:
         """Copy volumes into the cohort, each with the segmentation that was made on it."""
+        segmentations = {node.GetID(): segmentationOf(node) for node in volumeNodes}
+        painted = [node.GetName() for node in segmentations.values() if node is not None]
+        kind = askWhatIsPainted(painted) if painted else "none"
+        if not kind:
+            return
         with self.desk.attempt():
             for node in volumeNodes:
-                self.logic.addCase(node, segmentationOf(node))
+                segmentation = segmentations[node.GetID()]
+                self.logic.addCase(
+                    node,
+                    scribbleSegmentationNode=segmentation if kind == "scribble" else None,
+                    labelSegmentationNode=segmentation if kind == "label" else None,
+                )
         self.desk.refresh()
 
     def chooseFiles(self) -> None:
@@ -172,14 +191,25 @@ class CohortPanel(Panel):
     def onFilesDropped(self, paths) -> None:
         """Files and folders were dropped on the table."""
         if not self.logic.isOpen:
-            if len(paths) == 1:
-                self.open(paths[0])
+            self._openDropped(paths)
             return
         for path in [path for path in paths if Path(path).is_dir()]:
             self.addFiles(path)
         files = [path for path in paths if Path(path).is_file()]
         if files:
             self.addFiles(files)
+
+    def _openDropped(self, paths) -> None:
+        """Without a cohort, one may be dropped, or the folder to begin one in."""
+        with self.desk.attempt():
+            path = Path(paths[0])
+            if len(paths) > 1 or not (path.is_dir() or path.suffix == ".json"):
+                raise SemiSupSegError(
+                    _("No cohort is open that could take these files."), _("Begin a cohort, then drop them again.")
+                )
+            isNew = path.is_dir() and not (path / "cohort.json").is_file()
+            if not isNew or ask(_("Begin a cohort in the folder '{folder}'?").format(folder=path)):
+                self.open(path)
 
     def removeSelected(self) -> None:
         """Take the selected cases out of the cohort."""
@@ -191,6 +221,7 @@ class CohortPanel(Panel):
                     if caseID == self.desk.shown:
                         self.logic.hideCurrentCase()
                     self.logic.removeCase(caseID)
+            self.desk.selected = ()
             self.desk.refresh()
 
     def onRoleChosen(self, index: int) -> None:
@@ -318,6 +349,25 @@ class CohortPanel(Panel):
         self.ui.caseTable.viewport().removeEventFilter(self._dropFilter)
         if self._task is not None:
             self._task.cancel()
+
+
+def askWhatIsPainted(names) -> str:
+    """What segmentations that come in with their volumes are: "scribble", "label" or "none"; empty if cancelled."""
+    if slicer.app.testingEnabled():
+        return "scribble"
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.setIcon(qt.QMessageBox.Question)
+    box.setWindowTitle(_("Semi-Supervised Segmentation"))
+    box.setText(_("What is painted in {names}?").format(names=", ".join(f"'{name}'" for name in names)))
+    box.setInformativeText(_("In strokes, what isn't painted is unknown; in a complete label it is background."))
+    kinds = {
+        box.addButton(_("Strokes"), qt.QMessageBox.AcceptRole): "scribble",
+        box.addButton(_("A complete label"), qt.QMessageBox.AcceptRole): "label",
+        box.addButton(_("Leave it out"), qt.QMessageBox.AcceptRole): "none",
+    }
+    box.setEscapeButton(box.addButton(qt.QMessageBox.Cancel))
+    box.exec_()
+    return next((kind for button, kind in kinds.items() if button == box.clickedButton()), "")
 
 
 def segmentationOf(volumeNode):

@@ -270,13 +270,19 @@ class CohortScene:
         return CaseNodes(volume, annotation)
 
     def hide_case(self, case_id: str) -> None:
-        """Write what is painted, then take the nodes that were made to show a case out of the scene."""
+        """Write what is painted, then take the nodes that were made to show a case out of the scene.
+
+        Other segmentations that show the case stay, and become invisible.
+        """
         self.save_edits()
         for node in tagged_nodes(self.scene, self.path, case_id):
+            is_segmentation = isinstance(node, slicer.vtkMRMLSegmentationNode)
             if node.GetAttribute(LOADED_ATTRIBUTE):
-                if isinstance(node, slicer.vtkMRMLSegmentationNode):
+                if is_segmentation:
                     forget_accepted(node)
                 self.scene.RemoveNode(node)
+            elif is_segmentation and node.GetDisplayNode() is not None:
+                node.GetDisplayNode().SetVisibility(False)
 
     def image_node(self, case_id: str) -> slicer.vtkMRMLScalarVolumeNode:
         """The volume node of a case; loads it if no node shows it."""

@@ -72,6 +72,11 @@ class Job:
         return self.runner.is_running
 
     @property
+    def is_attached(self) -> bool:
+        """Whether it ends when it is let go of; a detached one goes on alone."""
+        return self.runner.is_attached
+
+    @property
     def error(self) -> SemiSupSegError | None:
         """Why it didn't finish."""
         return self.runner.error

@@ -146,7 +146,7 @@ def setup_actions(now: Situation) -> Actions:
 def cohort_actions(now: Situation) -> Actions:
     """The buttons of the panel *Cohort*."""
     closed = (not now.is_open, _("Open a cohort, or begin a new one."))
-    busy = (now.is_busy, _("A training or prediction of the open cohort runs; wait until it is over, or cancel it."))
+    busy = (now.predicting, _("A prediction of the open cohort runs; wait until it is over, or cancel it."))
     empty = (not now.rows, _("The cohort has no case yet."))
     unselected = (not now.selected, _("Select a case in the table."))
     return {
@@ -356,7 +356,8 @@ def annotation_text(row: CaseRow) -> str:
         return _("none")
     if row.annotation == "dense":
         return _("dense") if row.labeled else _("dense,\nto measure")
-    return _("scribbles\n{percent}").format(percent=percent(row.annotated_fraction))
+    text = _("scribbles\n{percent}").format(percent=percent(row.annotated_fraction))
+    return text + _(", + label") if row.has_reference else text
 
 
 def prediction_text(row: CaseRow) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,13 @@ def test_missing_ids_colors_and_values_are_filled_in():
     assert (second.segment_id, second.color, second.terminology, second.value) == ("Segment_7", (1, 0, 0), "T", 9)
     assert schema.n_classes == 3
     assert schema.names == ("left atrium", "wall")
+
+
+def test_painted_background_stands_out_from_gray_scans_and_from_classes():
+    schema = LabelSchema.from_names([f"class {number}" for number in range(10)])
+    red, green, blue = schema.background.color
+    assert max(red, green, blue) - min(red, green, blue) > 0.5
+    assert min(math.dist(each.color, schema.background.color) for each in schema.classes) > 0.3
 
 
 def test_index_is_found_by_name_and_by_id():

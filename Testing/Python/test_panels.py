@@ -247,10 +247,11 @@ def test_a_running_training_pauses_and_a_paused_one_continues():
     assert enabled(replace(now, training=None)) == [True, False, False, False, False]
 
 
-def test_another_cohort_waits_for_the_run():
-    actions = panel_state.cohort_actions(Situation(is_open=True, rows=(ROW,), predicting=True))
-    assert not actions["openButton"].enabled
-    assert actions["addFilesButton"].enabled
+def test_another_cohort_waits_for_a_prediction_but_not_for_a_training_which_goes_on_alone():
+    now = Situation(is_open=True, rows=(ROW,), predicting=True)
+    assert not panel_state.cohort_actions(now)["openButton"].enabled
+    assert panel_state.cohort_actions(now)["addFilesButton"].enabled
+    assert panel_state.cohort_actions(replace(now, predicting=False, training=State.RUNNING))["openButton"].enabled
 
 
 def test_classes_are_settled_once_something_is_annotated():
@@ -293,6 +294,7 @@ def test_a_working_run_is_not_deleted_and_a_finished_one_not_resumed():
 def test_a_row_has_a_text_for_every_header():
     assert len(panel_state.case_cells(ROW)) == len(panel_state.case_headers()) == panel_state.CASE_COLUMNS
     assert panel_state.case_cells(replace(ROW, dimensions=None, spacing=None))[1] == "?"
+    assert panel_state.case_cells(replace(STROKES, has_reference=True))[2] == "scribbles\n1.0 %, + label"
 
 
 def test_findings_show_in_their_row_with_what_to_do():

@@ -266,6 +266,7 @@ def test_shown_case_is_painted_on_and_hidden_and_the_users_nodes_stay(project, v
     assert shown.annotation is strokes
     project.hide_case("scan")
     assert strokes.GetScene() is scene
+    assert not strokes.GetDisplayNode().GetVisibility()
     for node in (strokes, volume_node):
         scene.RemoveNode(node)
     shown = project.show_case("scan")
@@ -593,6 +594,22 @@ def test_logic_remembers_cohort_and_case_in_the_scene(logic, scene, tmp_path, vo
     assert not logic.isOpen
     assert logic.openCohortOfScene().path == tmp_path / "cohort" / "cohort.json"
     assert logic.conflicts() == []
+
+
+def test_training_goes_on_alone_while_another_cohort_is_open(trained, logic, tmp_path):
+    logic.openCohort(trained)
+    job = logic.train("partial", iterations=100_000, settings=TINY)
+    _poll_until(logic.project, lambda: job.metrics)
+    logic.openCohort(tmp_path / "other")
+    assert logic.training is None
+    logic.openCohort(trained)
+    assert logic.training.path == job.path
+    _poll_until(logic.project, lambda: logic.training.metrics)
+    logic.openCohort(tmp_path / "other", keepRunning=False)  # a detached one isn't this Slicer's to end
+    logic.openCohort(trained)
+    found = logic.training
+    found.cancel()
+    assert logic.wait(found, timeout=240) is State.CANCELLED
 
 
 def test_cohort_that_is_opened_again_keeps_what_was_just_painted(logic, scene, tmp_path, volume_node):
