@@ -133,12 +133,9 @@ def end_tree(pid: int, group: int = 0, *, kill: bool) -> None:
     kill : bool
         At once (`SIGKILL`), else by asking (`SIGTERM`). Windows knows no asking.
     """
-    if sys.platform == "win32":
-        if kill and pid > 0:
-            command = ["taskkill", "/T", "/F", "/PID", str(pid)]
-            subprocess.run(command, capture_output=True, check=False, creationflags=subprocess.CREATE_NO_WINDOW)
+    if sys.platform == "win32" and not kill:
         return
-    if group > 1 and group != os.getpgrp():
+    if sys.platform != "win32" and group > 1 and group != os.getpgrp():
         with contextlib.suppress(OSError):
             os.killpg(group, signal.SIGKILL if kill else signal.SIGTERM)
     elif pid > 1 and pid != os.getpid():

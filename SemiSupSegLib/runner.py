@@ -7,6 +7,7 @@ Nothing here needs a thread: whoever owns a `Runner` calls `poll` every 50 to 10
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -40,6 +41,11 @@ _START_SECONDS = 10.0
 
 _LOG_LINES = 200
 _STRAY_LOG_BYTES = 10 * 1024**2
+_WRITTEN_AT_ONCE = 65536
+
+_READING_SHARE = 0.5
+"""Share of a poll's budget after which no further line is taken: the last one (up to 3 ms), what follows it, and a busy
+machine that gives the core to somebody else for some milliseconds need the rest."""
 
 
 class Runner:
@@ -87,6 +93,7 @@ class Runner:
         self._file: FileLines | None = None
         self._unsent = b""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._stray = bytearray()
         self._stray_bytes = 0
         self._memory_kills: int | None = None
         self._iteration = 0
@@ -95,6 +102,7 @@ class Runner:
         self._awaited_until = 0.0
         self._detach_id = ""
         self._detach_begin = 0
+        self._known_up_to = b""
         self._was_cancelled = False
         self._escalation: deque[tuple[float, bool]] = deque()
         self._state: State | None = None
@@ -150,29 +158,21 @@ class Runner:
     # Listening ---------------------------------------------------------------------------------------------------
 
     def poll(self, budget_ms: float = 20.0) -> list[Event]:
-        """The events that came since the last call; never blocks, and parses for about `budget_ms` at most.
+        """The events that came since the last call; never blocks, and takes `budget_ms` at most.
 
-        What doesn't fit the budget comes with the next call. After the worker's death, this also finds out how the
-        run ended: see `state` and `error`.
+        What doesn't fit the budget, even a part of a very long line, comes with the next call. After the worker's
+        death, this also finds out how the run ended: see `state` and `error`.
         """
         if self._state is not None:
             return []
-        deadline = time.perf_counter() + budget_ms / 1000
-        events: list[Event] = []
-        for line in self._incoming(deadline):
-            event = decode_line(line)
-            if event is None:
-                self._keep_as_log(line)
-            elif event.name == "skipped":
-                self._file = FileLines(self.folder.events_file, event["begin"], event["end"])
-            else:
-                self._note(event)
-                events.append(event)
-        self._send_pending()
-        self._escalate()
-        if time.perf_counter() < deadline:
-            self._look_for_death()
-        return events
+        deadline = time.perf_counter() + _READING_SHARE * budget_ms / 1000
+        is_collecting = gc.isenabled()
+        gc.disable()  # see `_take_events`
+        try:
+            return self._take_events(deadline)
+        finally:
+            if is_collecting:
+                gc.enable()
 
     def wait(self, timeout: float | None = None, on_event: Callable[[Event], None] | None = None) -> State | None:
         """Polls until the run is over, for scripts.
@@ -308,16 +308,44 @@ class Runner:
 
     # What poll does ----------------------------------------------------------------------------------------------
 
+    def _take_events(self, deadline: float) -> list[Event]:
+        """Takes lines up to a deadline, then does what else is to be done.
+
+        Events of a burst die young, but a thousand at once make Python look for garbage in all that the owner holds:
+        that took 110 ms of a poll in a process with a million objects. So `poll` keeps it from looking meanwhile.
+        """
+        events: list[Event] = []
+        for line in self._incoming(deadline):
+            event = decode_line(line)
+            if event is None:
+                self._keep_as_log(line)
+            elif event.name == "skipped":
+                self._file = FileLines(self.folder.events_file, event["begin"], event["end"])
+            else:
+                self._note(event)
+                events.append(event)
+        self._write_stray()
+        self._send_pending()
+        self._escalate()
+        if time.perf_counter() < deadline:
+            self._look_for_death()
+        return events
+
     def _incoming(self, deadline: float) -> Iterator[bytes]:
         """Lines of the pipe; where the worker skipped some, the missing ones from the file in their place."""
         while time.perf_counter() < deadline:
             source = self._file if self._file is not None else self._lines
-            line = source.next_line() if source is not None else None
-            if line is not None:
+            line = source.next_line(deadline) if source is not None else None
+            if line is not None and self._known_up_to:
+                self._known_up_to = b"" if self._known_up_to in line else self._known_up_to
+            elif line is not None:
                 yield line
+            elif time.perf_counter() >= deadline:
+                return  # there may be more
             elif self._file is not None and self._lines is not None:
                 self._file = None  # caught up
             else:
+                self._known_up_to = b""
                 return
 
     def _note(self, event: Event) -> None:
@@ -335,9 +363,7 @@ class Runner:
         self.close()
         self._lines = None
         self._file = FileLines(self.folder.events_file, self._detach_begin)
-        answer = f'"id": "{self._detach_id}"'.encode()
-        while (line := self._file.next_line()) is not None and answer not in line:
-            pass
+        self._known_up_to = f'"id": "{self._detach_id}"'.encode()
         self._detach_id = ""
 
     def _keep_as_log(self, line: bytes) -> None:
@@ -346,8 +372,16 @@ class Runner:
         self._log.append(text)
         if self._file is None and self._stray_bytes < _STRAY_LOG_BYTES:
             self._stray_bytes += len(text) + 1
-            with contextlib.suppress(OSError), open(self.folder.log_file, "ab") as file:
-                file.write(text.encode() + b"\n")
+            self._stray += text.encode() + b"\n"
+            if len(self._stray) >= _WRITTEN_AT_ONCE:
+                self._write_stray()
+
+    def _write_stray(self) -> None:
+        """Writes stray lines, many at once: opening the file takes longer than reading a line."""
+        if self._stray:
+            with contextlib.suppress(OSError), open(self.folder.log_file, "ab", buffering=0) as file:
+                file.write(self._stray)
+            self._stray.clear()
 
     def _send_pending(self) -> None:
         if not self._unsent or self._process is None or self._process.stdin is None:
@@ -429,8 +463,9 @@ class Runner:
         else:
             self._state = State.LOST
         if not state.is_over and status is not None and not self.folder.worker_lives(status):
-            with contextlib.suppress(SemiSupSegError):  # so that others needn't find out again
-                self.folder.write_status(replace(status, state=self._state, reason=self._error.message))
+            # So that others needn't find out again; they could, so nobody waits for the disk.
+            with contextlib.suppress(SemiSupSegError):
+                self.folder.write_status(replace(status, state=self._state, reason=self._error.message), durable=False)
 
     def _log_since(self, begin: int) -> str:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO
@@ -14,32 +16,33 @@ _CHUNK_BYTES = 65536
 
 
 class LineBuffer:
-    """Cuts bytes into lines; of a line that is too long only the begin is kept."""
+    """Cuts bytes into lines; of a line that is longer than `longest` bytes only the begin is kept."""
 
-    def __init__(self):
+    def __init__(self, longest: int = MAXIMUM_LINE_BYTES):
+        self._longest = longest
         self._lines: deque[bytes] = deque()
-        self._begin = b""
+        self._begin = bytearray()
         self._is_dropping = False
 
     def feed(self, chunk: bytes) -> None:
         """Adds bytes."""
-        *lines, rest = (self._begin + chunk).split(b"\n") if not self._is_dropping else chunk.split(b"\n")
-        if lines and self._is_dropping:
-            lines = lines[1:]  # the end of a line that was given away already
-            self._is_dropping = False
-        elif self._is_dropping:
-            return
-        self._lines.extend(lines)
-        self._begin = rest
-        if len(rest) > MAXIMUM_LINE_BYTES:
-            self._lines.append(rest)
-            self._begin, self._is_dropping = b"", True
+        end, *others = chunk.split(b"\n")
+        if not self._is_dropping:
+            self._begin += end
+        if others:
+            if not self._is_dropping:
+                self._lines.append(bytes(self._begin))
+            self._lines.extend(others[:-1])
+            self._begin, self._is_dropping = bytearray(others[-1]), False
+        if len(self._begin) > self._longest:
+            self._lines.append(bytes(self._begin))
+            self._begin, self._is_dropping = bytearray(), True
 
     def finish(self) -> None:
         """The end of the stream is the end of its last line."""
         if self._begin:
-            self._lines.append(self._begin)
-            self._begin = b""
+            self._lines.append(bytes(self._begin))
+            self._begin = bytearray()
 
     def next_line(self) -> bytes | None:
         """The next whole line without its newline, `None` if there is none yet."""
@@ -55,21 +58,25 @@ class PipeLines:
     ----------
     pipe : file
         The reading end, unbuffered.
+    longest : int
+        Of a line of more bytes only the begin comes.
     """
 
-    def __init__(self, pipe: BinaryIO):
+    def __init__(self, pipe: BinaryIO, longest: int = MAXIMUM_LINE_BYTES):
         self._pipe = pipe
-        self._buffer = LineBuffer()
+        self._buffer = LineBuffer(longest)
         self.at_end = False
         """Whether the other end is closed and everything was taken."""
         self._is_closed = False
         if sys.platform != "win32":
             os.set_blocking(pipe.fileno(), False)
 
-    def next_line(self) -> bytes | None:
-        """The next line, `None` if none is there now."""
+    def next_line(self, deadline: float = math.inf) -> bytes | None:
+        """The next line, `None` if none is there now, or none is whole yet at a time of `time.perf_counter`."""
         line = self._buffer.next_line()
         while line is None and not self._is_closed:
+            if time.perf_counter() >= deadline:  # of a line without end there is always more
+                return None
             chunk = self._read()
             if chunk is None:
                 return None
@@ -121,10 +128,12 @@ class FileLines:
         self.offset = begin
         """Up to where lines were taken, in bytes."""
 
-    def next_line(self) -> bytes | None:
-        """The next whole line, `None` if none is there now."""
+    def next_line(self, deadline: float = math.inf) -> bytes | None:
+        """The next whole line, `None` if none is there now, or none is whole yet at a time of `time.perf_counter`."""
         line = self._buffer.next_line()
         while line is None:
+            if time.perf_counter() >= deadline:
+                return None
             chunk = self._read()
             if not chunk:
                 return None

@@ -24,6 +24,9 @@ from .compute import Compute
 
 _BOOTSTRAP = Path(__file__).resolve().parents[1] / "start_task.py"
 
+_LONGEST_ANSWER_BYTES = 64 * 1024**2
+"""The scores or findings of a cohort of ten thousand cases; longer lines are cut."""
+
 
 class ConsoleTask:
     """A program that is polled, never waited for.
@@ -74,7 +77,7 @@ class ConsoleTask:
                 "Choose another compute Python, or Slicer's own.",
                 code=ErrorCode.PACKAGES_MISSING,
             ) from error
-        self._pipe = PipeLines(self._process.stdout)
+        self._pipe = PipeLines(self._process.stdout, _LONGEST_ANSWER_BYTES)
 
     @property
     def is_running(self) -> bool:
@@ -95,8 +98,9 @@ class ConsoleTask:
         deadline = time.perf_counter() + budget_ms / 1000
         new: list[str] = []
         while time.perf_counter() < deadline:
-            line = self._pipe.next_line()
+            line = self._pipe.next_line(deadline)
             if line is None:
+                has_ended &= time.perf_counter() < deadline
                 break
             new.append(line.decode("utf-8", "replace").rstrip())
             self._take(new[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,19 @@ def test_an_event_that_is_too_long_loses_its_long_fields_only():
     sent = encode_event("error", {"code": "internal", "message": "x" * 10**6, "remedy": "Try again."})
     assert len(sent) <= events.MAXIMUM_LINE_BYTES
     assert decode_line(sent)["remedy"] == "Try again."
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'{"":1},', b"1,", b'"\\u00e9",'])
+def test_the_worst_line_is_decoded_in_a_part_of_a_polls_budget(unit):
+    head, tail = b'{"v": 1, "event": "plan", "plan": {"x": [', b"0]}}"
+    worst = head + unit * ((events.MAXIMUM_LINE_BYTES - len(head) - len(tail)) // len(unit)) + tail
+    assert len(worst) > events.MAXIMUM_LINE_BYTES - 20
+    seconds = []
+    for _ in range(5):
+        began = time.thread_time()  # not the time that a busy machine takes from us
+        assert decode_line(worst) is not None
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.006
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -86,3 +88,42 @@ def test_a_growing_file_is_read_on_and_its_offset_is_where_to_go_on(tmp_path):
     assert drain(FileLines(path, lines.offset)) == [b"three"]
     assert drain(lines) == [b"three"]
     assert drain(FileLines(path, 4, 8)) == [b"two"]
+
+
+def test_a_line_without_end_isnt_read_on_past_the_deadline():
+    reading, writing = os.pipe()
+
+    def talk():
+        try:
+            while True:
+                os.write(writing, b"x" * 65536)
+        except OSError:
+            os.close(writing)
+
+    with open(reading, "rb", buffering=0) as pipe:
+        lines = PipeLines(pipe)
+        talker = threading.Thread(target=talk)
+        talker.start()
+        begin = None
+        while begin is None:  # the kept begin of the line; from then on all is dropped
+            begin = lines.next_line(time.perf_counter() + 0.01)
+        for _ in range(5):
+            began = time.perf_counter()
+            assert lines.next_line(began + 0.01) is None
+            assert time.perf_counter() - began < 1.0, "there is always more, so only the deadline ends it"
+        assert not lines.at_end
+    talker.join()
+
+
+def test_a_long_line_of_a_file_comes_in_several_goes(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"x" * 10_000_000 + b"\nnext\n")
+    lines = FileLines(path)
+    goes, found = 0, []
+    while b"next" not in found:
+        goes += 1
+        line = lines.next_line(time.perf_counter() + 0.0005)
+        found += [] if line is None else [line]
+    assert goes > 3
+    assert len(found) == 2
+    assert len(found[0]) < 200_000
