@@ -8,11 +8,11 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import SettingsError
 
-TRANSPOSED_CONVOLUTION = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = ("batch", "instance", "group", "none")
 LEAKY_SLOPE = 0.01
 _BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -45,7 +45,32 @@ class Conv3d(_ThinInFloat32, nn.Conv3d):
     """Three-dimensional convolution."""
 
 
+class _BiasAddedAfterwards:
+    """A transposed convolution without padding that, to be trained on a CPU, adds its bias in a step of its own.
+
+    With a bias torch 2.13 computes its gradients in another way there: 12.7 instead of 3.1 ms for a bfloat16 map of
+    2x16x32x56x56 in channels-last on one core, where adding the bias costs 0.5 ms.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, *spatial)`` as torch's own does."""
+        if self.bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        transpose = functional.conv_transpose3d if x.dim() == 5 else functional.conv_transpose2d
+        y = transpose(x, self.weight, None, self.stride)
+        return y.add_(self.bias.to(y.dtype).view(-1, *(1,) * (x.dim() - 2)))
+
+
+class ConvTranspose2d(_BiasAddedAfterwards, nn.ConvTranspose2d):
+    """Two-dimensional transposed convolution without padding."""
+
+
+class ConvTranspose3d(_BiasAddedAfterwards, nn.ConvTranspose3d):
+    """Three-dimensional transposed convolution without padding."""
+
+
 CONVOLUTION = {2: Conv2d, 3: Conv3d}
+TRANSPOSED_CONVOLUTION = {2: ConvTranspose2d, 3: ConvTranspose3d}
 
 
 class InstanceNorm(nn.Module):

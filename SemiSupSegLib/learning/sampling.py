@@ -39,10 +39,17 @@ class Patch:
     centre: np.ndarray
     matrix: np.ndarray
 
-    @property
-    def is_aligned(self) -> bool:
-        """Whether the patch is a plain crop, perhaps mirrored."""
-        return bool(np.array_equal(np.abs(self.matrix), np.eye(3)))
+    def is_aligned(self, shape: Sequence[int]) -> bool:
+        """Whether a patch of a shape (k, j, i) holds whole voxels of the case: a crop, perhaps turned or mirrored."""
+        size = np.abs(self.matrix)
+        first = self.centre - self.matrix @ ((np.array(shape) - 1) / 2)
+        is_permutation = np.isin(size, (0, 1)).all() and (size.sum(axis=0) == 1).all() and (size.sum(axis=1) == 1).all()
+        return bool(is_permutation and np.array_equal(first, np.rint(first)))
+
+    def box(self, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest coordinates (k, j, i) in the case that a patch of a shape (k, j, i) has."""
+        extent = np.abs(self.matrix) @ ((np.array(shape) - 1) / 2)
+        return self.centre - extent, self.centre + extent
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,8 @@ def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple
         labels = torch.full(shape, IGNORE, dtype=torch.uint8, device=case.image.device)
     else:
         labels = _taken(annotation, index, inside, IGNORE)
-    image = case.image.reshape(-1)[index].float() if patch.is_aligned else _interpolated(case, coordinates)
+    is_aligned = patch.is_aligned(shape)
+    image = case.image.reshape(-1)[index].float() if is_aligned else _interpolated(case, patch, coordinates)
     superpixels = None if case.superpixels is None else _taken(case.superpixels, index, inside, NO_SUPERPIXEL)
     if case.superpixels is None:
         expanded = None
@@ -191,10 +199,10 @@ def _taken(volume: Tensor, index: Tensor, inside: Tensor, fill: float) -> Tensor
     return volume.reshape(-1)[index].masked_fill_(~inside, fill)
 
 
-def _interpolated(case: TrainingCase, coordinates: Tensor) -> Tensor:
+def _interpolated(case: TrainingCase, patch: Patch, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation in the box that the patch touches, in float32 (bfloat16 is slower and coarser)."""
     limits = np.array(case.shape)
-    low, high = (each.cpu().numpy() for each in torch.aminmax(coordinates.flatten(1), dim=1))
+    low, high = patch.box(coordinates.shape[1:])  # not from the coordinates: a GPU would be waited for
     low = np.clip(np.floor(low).astype(int), 0, limits - 1)
     high = np.clip(np.ceil(high).astype(int) + 1, low + 1, limits)
     box = case.image[low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()

@@ -25,6 +25,7 @@ from SemiSupSegLib.learning.losses import (
     softmax_entropy,
     weighted_cross_entropy,
     weighted_dice,
+    winners,
 )
 
 IGNORE = 255
@@ -308,6 +309,12 @@ def test_consistency_is_the_mean_squared_difference_within_the_mask():
     selected = [p.movedim(1, -1)[mask] for p in (one, other)]
     torch.testing.assert_close(consistency_mse(one, other, mask).value, functional.mse_loss(*selected))
     assert consistency_mse(one, other, torch.zeros_like(mask)).value.item() == 0
+
+
+@given(seed=st.integers(0, 1000), n_classes=st.integers(2, 5))
+def test_winners_are_torchs_argmax_the_first_of_equal_ones(seed, n_classes):
+    scores = torch.randint(0, 3, (2, n_classes, 4, 5), generator=torch.manual_seed(seed)).float()
+    assert torch.equal(winners(scores), scores.argmax(dim=1))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7])

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from SemiSupSegLib.errors import SettingsError
-from SemiSupSegLib.learning.layers import CONVOLUTION, ConvolutionBlock, InstanceNorm, normalisation, with_folded_norms
+from SemiSupSegLib.learning.layers import (
+    CONVOLUTION,
+    TRANSPOSED_CONVOLUTION,
+    ConvolutionBlock,
+    InstanceNorm,
+    normalisation,
+    with_folded_norms,
+)
 from SemiSupSegLib.learning.networks import NETWORKS, build_network
 
 KINDS = sorted(NETWORKS)
@@ -252,6 +259,25 @@ def test_folded_batch_norms_predict_the_same_with_fewer_layers(kind, dimensions)
     kinds = (nn.BatchNorm2d, nn.BatchNorm3d)
     assert not any(isinstance(module, kinds) for module in folded.modules())
     assert any(isinstance(module, kinds) for module in network.modules())
+
+
+@pytest.mark.parametrize("dimensions, stride", [(3, (1, 2, 2)), (3, (2, 2, 2)), (2, (2, 2))])
+def test_transposed_convolution_equals_torchs_with_its_gradients(dimensions, stride):
+    torch.manual_seed(0)
+    ours = TRANSPOSED_CONVOLUTION[dimensions](5, 3, stride, stride)
+    torchs = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dimensions](5, 3, stride, stride)
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, *range(3, 3 + dimensions))
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    results = [layer(each) for layer, each in zip((ours, torchs), inputs, strict=True)]
+    torch.testing.assert_close(*results)
+    for result in results:
+        result.square().sum().backward()
+    torch.testing.assert_close(*(each.grad for each in inputs))
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(*(getattr(layer, name).grad for layer in (ours, torchs)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape, stride", [((2, 4, 4), 1), ((1, 1, 1), 2), ((1, 1), 2)])

@@ -142,6 +142,28 @@ def test_everything_in_a_turned_patch_comes_from_the_same_voxel(seed, spacing):
     assert np.abs(found - wanted)[inside.numpy()].max() <= 0.5 + 1e-3
 
 
+@given(seed=seeds, shape=shapes)
+def test_box_of_a_patch_holds_all_its_voxels_and_no_more(seed, shape):
+    numbers = np.random.default_rng(seed)
+    patch = Patch(0, numbers.uniform(0, 50, 3), numbers.standard_normal((3, 3)))
+    offsets = np.moveaxis(np.indices(shape), 0, -1) - (np.array(shape) - 1) / 2
+    coordinates = (offsets @ patch.matrix.T + patch.centre).reshape(-1, 3)
+    low, high = patch.box(shape)
+    assert np.allclose(low, coordinates.min(axis=0))
+    assert np.allclose(high, coordinates.max(axis=0))
+
+
+def test_a_quarter_turn_that_falls_between_voxels_is_interpolated():
+    turned = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    assert patch_at((0, 0, 0), (3, 4, 6), turned).is_aligned((3, 4, 6))
+    between = patch_at((0, 0, 0), (3, 4, 5), turned)  # sides of 4 and 5 voxels have no common middle
+    assert not between.is_aligned((3, 4, 5))
+    case = case_of((9, 9, 9))
+    image = case.image.float()
+    voxel = cut_batch([case], [between], (3, 4, 5)).image[0, 0, 0, 2, 2]
+    assert voxel.item() == pytest.approx((image[0, 1, 2] + image[0, 2, 2] + image[0, 1, 3] + image[0, 2, 3]).item() / 4)
+
+
 def test_a_turned_image_is_interpolated_where_it_is_and_goes_on_as_at_the_edge():
     shape = (7, 8, 9)
     ramp = torch.arange(7.0).view(7, 1, 1) + 2 * torch.arange(8.0).view(8, 1) - torch.arange(9.0)

@@ -303,6 +303,13 @@ def test_average_after_one_step(legacy, decay, student_left):
         assert student[1].running_mean.item() == pytest.approx(0.9998)
 
 
+def test_the_codes_first_average_takes_half_of_the_student():
+    student, teacher = constant_networks(0.0)
+    make_bench("sgrs", "sgrs.legacy=true").method.update_teacher(student, teacher, 0.99, iteration=0)
+    # 0.01 of the student, which then shrinks, and then min(1 - 1/2, 0.99): the code has counted the step by then
+    assert teacher[0].weight.item() == pytest.approx(0.5 * 0.01 + 0.5 * 0.9998)
+
+
 @pytest.mark.parametrize("legacy, left", [("true", 0.9998**100), ("false", 1.0)])
 def test_a_weight_without_gradient_fades_in_the_code(legacy, left):
     student, teacher = constant_networks(1.0)

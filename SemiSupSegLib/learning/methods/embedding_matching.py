@@ -26,7 +26,7 @@ from ...labels import IGNORE
 from ...method_settings import EmbeddingMatchingSettings
 from ...training_settings import TrainingSettings
 from ..cosines import SHORTEST, cosines
-from ..losses import ramp_sigmoid, softmax_entropy, weighted_cross_entropy
+from ..losses import ramp_sigmoid, softmax_entropy, weighted_cross_entropy, winners
 from ..masked_mean import masked_mean
 from ..plan import Plan
 from ..sampling import Batch
@@ -50,7 +50,7 @@ class TeacherView:
         flat = logits.flatten(0, 1)
         passes = logits.shape[:2]
         mean = softmax(flat).unflatten(0, passes).mean(dim=0)
-        return cls(mean.argmax(dim=1).to(torch.uint8), softmax_entropy(flat).unflatten(0, passes).mean(dim=0))
+        return cls(winners(mean).to(torch.uint8), softmax_entropy(flat).unflatten(0, passes).mean(dim=0))
 
 
 class EmbeddingMatching(Method):

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...labels import IGNORE
 from ...method_settings import SGRSSettings
 from ...training_settings import TrainingSettings
-from ..losses import cross_entropy_map, entropy, masked_soft_dice
+from ..losses import cross_entropy_map, entropy, masked_soft_dice, winners
 from ..masked_mean import MaskedMean
 from ..plan import Plan
 from ..sampling import Batch
@@ -121,13 +121,13 @@ class SGRS(Method):
     @torch.no_grad()
     def pseudo_labels(self, step: Step, perturbed: Tensor) -> Tensor:
         """yhat, ``(B, *spatial)``: the teacher's argmax on noisy patches; the annotation where there is one."""
-        labels = step.teacher(perturbed, dropout=self.options.teacher_dropout).argmax(dim=1).to(torch.uint8)
+        labels = winners(step.teacher(perturbed, dropout=self.options.teacher_dropout)).to(torch.uint8)
         known = step.unlabeled.annotation
         return torch.where(known != IGNORE, known, labels)
 
     def regions(self, plain: Tensor, mixed: Tensor) -> Regions:
         """Regions of the student's predictions ``(B, C, *spatial)`` of both views."""
-        same = plain.argmax(dim=1) == mixed.argmax(dim=1)
+        same = winners(plain) == winners(mixed)
         if not self.options.regions:
             return Regions(torch.ones_like(same), torch.zeros_like(same))
         return Regions(same, self.is_uncertain(plain) | self.is_uncertain(mixed))
@@ -192,5 +192,7 @@ def is_nearly_a_draw(probabilities: Tensor, options: SGRSSettings) -> Tensor:
         return torch.zeros_like(probabilities[:, 0], dtype=torch.bool)
     if options.uncertain_rule == "entropy":
         return entropy(probabilities) > options.entropy * math.log(probabilities.shape[1])
+    if probabilities.shape[1] == 2:  # the same in a quarter of topk's time
+        return (probabilities[:, 0] - probabilities[:, 1]).abs() < options.margin
     first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
     return first - second < options.margin

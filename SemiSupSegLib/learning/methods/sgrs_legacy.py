@@ -93,5 +93,5 @@ class LegacySGRS(SGRS):
             if ours.dtype == torch.float32:
                 theirs[name].mul_(_DECAY).add_(ours, alpha=1 - _DECAY)
                 ours.mul_(1 - _SHRINK)
-        share = 1 - min(1 - 1 / (iteration + 1), _DECAY)
+        share = 1 - min(1 - 1 / (iteration + 2), _DECAY)  # the code counts the step before it averages
         torch._foreach_lerp_(list(teacher.parameters()), [each.detach() for each in student.parameters()], share)

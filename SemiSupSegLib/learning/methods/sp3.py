@@ -20,7 +20,7 @@ from torch import Tensor
 from ...labels import IGNORE
 from ...method_settings import SP3Settings
 from ...training_settings import TrainingSettings
-from ..losses import partial_cross_entropy, weighted_cross_entropy, weighted_dice
+from ..losses import partial_cross_entropy, weighted_cross_entropy, weighted_dice, winners
 from ..plan import Plan
 from ..sampling import Batch
 from ..supervoxels import superpixel_mean
@@ -175,7 +175,7 @@ class SP3(Method):
         superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
         known = batch.expanded != IGNORE
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
-        plain = teacher.argmax(dim=1).to(torch.uint8)
+        plain = winners(teacher).to(torch.uint8)
         doubtful = torch.zeros_like(plain, dtype=torch.bool)
         if self.one_piece:
             plain, doubtful = largest_components(plain, self.one_piece)
