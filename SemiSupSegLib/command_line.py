@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import __version__
+from . import __version__, torchrun
 from .commands import cohort, demo, doctor, evaluate, predict, train
-from .errors import ErrorCode, SemiSupSegError
+from .errors import ErrorCode, SemiSupSegError, SettingsError
 from .files import explain_os_error
 
 DONE, FAILED, WRONG_USAGE, CANCELLED = 0, 1, 2, 3
@@ -56,16 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # how argparse says "help was shown" and "wrong usage"
         return int(stop.code or DONE)
     try:
-        return options.run(options)
+        code = _run(options)
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
-        return CANCELLED
+        code = CANCELLED
     except Exception as error:
         if "debug" in options:
             traceback.print_exc()
-        else:
+        elif torchrun.is_leader():
             print(_sentences(error), file=sys.stderr)
-        return EXIT_CODES.get(getattr(error, "code", None), FAILED)
+        code = EXIT_CODES.get(getattr(error, "code", None), FAILED)
+    # torchrun starts again whatever ends with another code than 0, cancelled or not.
+    return DONE if code == CANCELLED and torchrun.is_used() else code
+
+
+def _run(options: argparse.Namespace) -> int:
+    if torchrun.world_size() > 1 and options.command not in ("train", "predict"):
+        raise SettingsError(f"'{options.command}' runs in one process only.", "Start it without torchrun.")
+    return options.run(options)
 
 
 def _parser() -> Parser:

@@ -6,6 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from .. import torchrun
 from ..errors import ErrorCode, SemiSupSegError, SettingsError
 from ..files import explained
 from ..models import Model
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     predict(
         options.model, options.scans, options.out, _settings(options), cases=options.cases or (), as_json=options.json
     )
-    if not options.json:
+    if not options.json and torchrun.is_leader():
         print(f"The results are in '{options.out}'.")
     return 0
 

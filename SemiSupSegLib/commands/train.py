@@ -6,9 +6,10 @@ import argparse
 import time
 from pathlib import Path
 
+from .. import torchrun
 from ..cohort import Cohort
 from ..errors import ErrorCode, RunError, SettingsError
-from ..runs import RunFolder, RunRequest
+from ..runs import RunFolder, RunRequest, State
 from ..training_settings import METHODS, TrainingSettings
 from .local_run import follow
 
@@ -51,11 +52,21 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.out is None:
         raise SettingsError("No folder for the run is given.", "Name one with --out.")
-    folder = _resumed(options) if options.resume else _created(options)
+    folder = _folder(options)
+    if torchrun.restarts() and folder.assess() in (State.FINISHED, State.CANCELLED):
+        return 0  # torchrun starts every process again, whichever died and however late
     follow(folder, "Training", as_json=options.json)
-    if not options.json and _is_leader():
+    if not options.json and torchrun.is_leader():
         print(f"The model is in '{folder.model}'.")
     return 0
+
+
+def _folder(options: argparse.Namespace) -> RunFolder:
+    if options.resume:
+        return _resumed(options)
+    if torchrun.restarts() and (options.out / "run.json").is_file():
+        return RunFolder.open(options.out)
+    return _created(options)
 
 
 def _created(options: argparse.Namespace) -> RunFolder:
@@ -78,7 +89,7 @@ def _created(options: argparse.Namespace) -> RunFolder:
         settings=settings.to_json(),
         label=options.out.name,
     )
-    return RunFolder.create(options.out, request) if _is_leader() else _made_by_leader(options.out)
+    return RunFolder.create(options.out, request) if torchrun.is_leader() else _made_by_leader(options.out)
 
 
 def _resumed(options: argparse.Namespace) -> RunFolder:
@@ -97,7 +108,7 @@ def _resumed(options: argparse.Namespace) -> RunFolder:
         raise SettingsError(
             "A resumed run keeps its settings; only --device may change.", "Leave the others out, or start a new run."
         )
-    if wanted != settings and _is_leader():
+    if wanted != settings and torchrun.is_leader():
         folder.update_request(settings=wanted.to_json())
     return folder
 
@@ -106,12 +117,6 @@ def _assignments(options: argparse.Namespace) -> list[str]:
     """Everything the person chose, as ``KEY=VALUE``; a plain option counts more than --set."""
     named = [(name, getattr(options, name)) for name in ("method", "minutes", "iterations", "device", "seed")]
     return [*options.set, *(f"{name}={value}" for name, value in named if value is not None)]
-
-
-def _is_leader() -> bool:
-    from ..learning.session import rank
-
-    return rank() == 0
 
 
 def _made_by_leader(path: Path) -> RunFolder:

@@ -10,6 +10,7 @@ import torch
 
 from ..training_settings import TrainingSettings
 from .cases import TrainingCase
+from .distributed import ALONE, Processes
 from .plan import Plan
 from .trainer import Trainer
 
@@ -27,21 +28,22 @@ def planned_iterations(
     device: torch.device,
     cases: Sequence[TrainingCase],
     on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+    processes: Processes = ALONE,
 ) -> int:
     """How many iterations the training has.
 
     Where minutes were given, a throw-away training measures what steps cost with and without the unlabeled branch; the
-    time that this takes counts as training time.
+    time that this takes counts as training time. Of several processes the leader's clock decides.
     """
     if settings.budget_minutes is None:
         return settings.iterations
     begun = time.monotonic()
-    scratch = Trainer(settings, plan, device, cases, iterations=1_000_000)
+    scratch = Trainer(settings, plan, device, cases, iterations=1_000_000, processes=processes)
     shares = _phase_shares(scratch)
     seconds = 0.0
     for fraction, share in shares.items():
         seconds += share * _step_seconds(scratch, fraction, on_progress)
-    left = settings.budget_minutes * 60 - (time.monotonic() - begun)
+    left = processes.of_leader(lambda: settings.budget_minutes * 60 - (time.monotonic() - begun))
     return max(_FEWEST_ITERATIONS, int(left / seconds))
 
 
@@ -63,7 +65,7 @@ def _step_seconds(trainer: Trainer, fraction: float, on_progress: Callable[[floa
         begun = time.monotonic()
         trainer.step_at(fraction)
         _wait_for(trainer.device)
-        times.append(time.monotonic() - begun)
+        times.append(trainer.processes.of_leader(lambda: time.monotonic() - begun))  # noqa: B023
         if len(times) > _FEWEST_TIMED_STEPS and sum(times) > _LONGEST_SECONDS:
             break
     return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - _FEWEST_TIMED_STEPS) :]))

@@ -16,6 +16,9 @@ from .prediction import Stopped, write_prediction
 if TYPE_CHECKING:
     from .training import TrainingRun
 
+_FOR_ALL = ("update_annotations",)
+"""Commands that every process of a training obeys; the others are the leader's."""
+
 
 class LiveCommands:
     """Obeys and answers each command between two steps; none of them can end the training but by ending the run.
@@ -38,11 +41,14 @@ class LiveCommands:
 
     def obey(self) -> None:
         """Obey what has come since the last call."""
-        for command in self.session.commands():
+        commands = self.run.processes.commands_of_leader(self.session.commands)
+        for command in commands:
             if command.name == "pause":
                 self._pause(command)
-            else:
+            elif self.run.processes.is_leader or command.name in _FOR_ALL:
                 self.session.answer(command, *self._outcome(command))
+        if any(command.name in _FOR_ALL for command in commands):
+            self.run.check_agreement()
 
     def _outcome(self, command: Command) -> tuple[bool, str]:
         """Whether a command was obeyed, and the sentence to answer with."""
@@ -89,12 +95,19 @@ class LiveCommands:
     def _pause(self, command: Command) -> None:
         """Leave the device until told to go on."""
         run = self.run
-        try:
-            run.save_checkpoint()
-        except SemiSupSegError as error:
-            self.session.answer(command, False, str(error))
+        problem = run.processes.of_leader(self._problem_with_checkpoint)
+        if problem:
+            self.session.answer(command, False, problem)
             return
         run.move_to(torch.device("cpu"))
         self.session.answer(command, True, f"The run is paused at iteration {run.trainer.iteration}.")
-        if self.session.wait_until_resumed():
+        if run.processes.of_leader(self.session.wait_until_resumed):
             run.move_to(run.device)
+
+    def _problem_with_checkpoint(self) -> str:
+        """Write a checkpoint; why that didn't work, if it didn't."""
+        try:
+            self.run.save_checkpoint()
+        except SemiSupSegError as error:
+            return str(error)
+        return ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
+from .. import torchrun
 from ..events import Event, decode_line
 from ..runs import RunFolder
-from .session import Session, rank
+from .session import Session
 
 
 class LocalSession(Session):
@@ -26,7 +27,7 @@ class LocalSession(Session):
     def __init__(
         self, folder: RunFolder, on_event: Callable[[Event], None] | None = None, *, is_leader: bool | None = None
     ):
-        super().__init__(folder, is_leader=rank() == 0 if is_leader is None else is_leader)
+        super().__init__(folder, is_leader=torchrun.is_leader() if is_leader is None else is_leader)
         self._on_event = on_event
 
     def _send(self, line: bytes, begin: int | None, end: int | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..cohort import Cohort
 from ..errors import CohortError, ErrorCode, SemiSupSegError
@@ -13,7 +15,7 @@ from ..models import Model
 from ..runs import RunRequest
 from ..training_settings import PredictionSettings
 from ..volume import Volume, extension_of, read_volume
-from .devices import choose_device
+from .distributed import Processes, joined_processes
 from .prediction import Predictor, Stopped, write_prediction
 from .session import Outcome, Session
 
@@ -46,42 +48,78 @@ def predict_run(session: Session) -> Outcome:
     SemiSupSegError
         If the model or the list of images can't be used, or not one image could be predicted.
     """
-    request = session.request
-    settings = PredictionSettings.from_json(request.settings.get("prediction", {}))
-    model = Model.load(request.model)
-    folder = Path(request.settings.get("out") or session.folder.predictions)
-    jobs = list(_jobs(request))
-    device = choose_device(settings.device)
-    # A CPU is shared by nature: nobody should wait for a training to end to see one scan.
-    if device.type != "cpu" and not session.hold_device(str(device)):
-        return Outcome()
-    predictor = Predictor.of_model(model, replace(settings, device=str(device)))
-    written: list[Path] = []
-    scores: dict[str, float] = {}
-    problems: list[SemiSupSegError] = []
-    for index, job in enumerate(jobs):
-        progress = _Progress(session, job.name, index, len(jobs))
-        try:
-            progress(0.0)
-            volume = job.read()
-            prediction = predictor(volume, progress, job.name)
-        except Stopped:
-            break
-        except SemiSupSegError as error:
-            problems.append(error)
-            session.warn(f"{job.name} was passed over: {error.message}", error.remedy)
-            continue
-        files = write_prediction(folder, job.name, volume, prediction, model.schema, compress=settings.compress)
-        written += files.values()
-        scores[job.name] = prediction.score
-        session.emit("preview", case=job.name, files={kind: str(path) for kind, path in files.items()},
-                     score=prediction.score)  # fmt: skip
-        session.heartbeat(index + 1)
-    if problems and not scores:
-        raise problems[0]
-    summary = folder / "predictions.json"
-    write_json_atomically(summary, {"model": model.name, "method": model.method, "uncertainty": scores})
-    return Outcome(files=(*written, summary), iteration=len(scores))
+    with joined_processes() as processes:
+        return _PredictionRun(session, processes)()
+
+
+class _PredictionRun:
+    """The state of one prediction run."""
+
+    def __init__(self, session: Session, processes: Processes):
+        request = session.request
+        self.session = session
+        self.processes = processes
+        self.settings = PredictionSettings.from_json(request.settings.get("prediction", {}))
+        self.model = Model.load(request.model)
+        self.folder = Path(request.settings.get("out") or session.folder.predictions)
+        self.jobs = list(_jobs(request))
+
+    def __call__(self) -> Outcome:
+        device = self.processes.device(self.settings.device)
+        # A CPU is shared by nature: nobody should wait for a training to end to see one scan.
+        if device.type != "cpu" and not self.processes.of_leader(lambda: self.session.hold_device(str(device))):
+            return Outcome()
+        self.predictor = Predictor.of_model(self.model, replace(self.settings, device=str(device)))
+        own = self._predict(self.processes.own(self.jobs))
+        shares = self.processes.of_each(lambda: own)
+        for result in itertools.chain(*shares[1:]):  # the leader's have been told as they came
+            self._tell(result)
+        return self._finish({result["case"]: result for result in itertools.chain(*shares)})
+
+    def _predict(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """What became of each image: ``case`` with ``files`` and ``score``, or with an ``error``."""
+        results: list[dict[str, Any]] = []
+        for index, job in enumerate(jobs):
+            progress = _Progress(self.session, job.name, index, len(jobs))
+            try:
+                progress(0.0)
+                volume = job.read()
+                prediction = self.predictor(volume, progress, job.name)
+            except Stopped:
+                break
+            except SemiSupSegError as error:
+                results.append({"case": job.name, "error": error.to_json()})
+            else:
+                files = write_prediction(
+                    self.folder, job.name, volume, prediction, self.model.schema, compress=self.settings.compress
+                )
+                paths = {kind: str(path) for kind, path in files.items()}
+                results.append({"case": job.name, "files": paths, "score": prediction.score})
+            self._tell(results[-1])
+            self.session.heartbeat(index + 1)
+        return results
+
+    def _tell(self, result: dict[str, Any]) -> None:
+        if "error" in result:
+            error = result["error"]
+            self.session.warn(f"{result['case']} was passed over: {error['message']}", error["remedy"])
+        else:
+            self.session.emit("preview", **result)
+
+    def _finish(self, results: dict[str, dict[str, Any]]) -> Outcome:
+        """The files of all processes, and the summary in the order in which the images were named."""
+        done = [results[job.name] for job in self.jobs if job.name in results]
+        good = [result for result in done if "error" not in result]
+        if done and not good:
+            error = done[0]["error"]
+            raise SemiSupSegError(error["message"], error["remedy"], code=ErrorCode(error["code"]))
+        summary = self.folder / "predictions.json"
+        if self.processes.is_leader:
+            scores = {result["case"]: result["score"] for result in good}
+            body = {"model": self.model.name, "method": self.model.method, "uncertainty": scores}
+            write_json_atomically(summary, body)
+        files = [Path(path) for result in good for path in result["files"].values()]
+        return Outcome(files=(*files, summary), iteration=len(good))
 
 
 @dataclass(frozen=True)

@@ -239,13 +239,13 @@ class Session:
     # For the worker's main ---------------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
+        self._catch_signals()
         if self.is_leader:
             self._wake.clear()
             if self._output is not None:
                 self._writer = LineWriter(self._output)
             if self._input is not None:
                 LineReader(self._input, self._take_line, self._owner_gone)
-            self._catch_signals()
             threading.Thread(target=self._keep, name="keeper", daemon=True).start()
         return self
 
@@ -412,11 +412,3 @@ class Session:
     def _send(self, line: bytes, begin: int | None, end: int | None) -> None:
         if self._writer is not None:
             self._writer.send(line, begin, end)
-
-
-def rank() -> int:
-    """Number of this process under torchrun; 0 without."""
-    try:
-        return int(os.environ.get("RANK", "0"))
-    except ValueError:
-        return 0

@@ -16,8 +16,9 @@ from .cases import TrainingCase
 from .checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from .deep_supervision import deep_loss
 from .devices import autocast
+from .distributed import ALONE, Processes
 from .methods import METHODS, Method, Step
-from .networks import Features
+from .networks import Features, SegmentationNetwork
 from .plan import Plan
 from .prediction import build_planned_network, load_weights, to_memory_format
 from .sampling import Batch, Patch, choose_cases, cut_batch, draw_centre, random_numbers
@@ -47,6 +48,8 @@ class Trainer:
         At least one of them annotated.
     iterations : int
         How many steps the whole training has: every schedule is a function of the share that is done.
+    processes : Processes
+        Those that take each step together.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Trainer:
         device: torch.device,
         cases: Sequence[TrainingCase],
         iterations: int,
+        processes: Processes = ALONE,
     ):
+        self.processes = processes
         self.method: Method = METHODS[settings.method].of(settings, plan)
         self.settings = settings = self.method.adapted(settings)
         self.plan = plan
@@ -67,11 +72,14 @@ class Trainer:
         self.rate_factor = 1.0
         self._coarser_logits: list[Tensor] = []
         torch.manual_seed(settings.seed)
-        self.student = to_memory_format(build_planned_network(plan).to(device)).train()
-        self.teacher = to_memory_format(build_planned_network(plan).to(device)).train()
+        self.student, self.teacher = self._fresh_network(), self._fresh_network()
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
         self.optimizer = make_optimizer(self.student, settings.optimizer, self.base_rate)
+
+    def _fresh_network(self) -> SegmentationNetwork:
+        network = self.processes.prepared(build_planned_network(self.plan))
+        return to_memory_format(network.to(self.device)).train()
 
     @property
     def base_rate(self) -> float:
@@ -94,7 +102,7 @@ class Trainer:
 
     def step_at(self, fraction: float) -> dict[str, float]:
         """One step as it is at a share of the training; for measuring what steps cost."""
-        torch.manual_seed(hash_of(self.settings.seed, self.iteration))
+        self.processes.seed(hash_of(self.settings.seed, self.iteration))
         rate = self._set_rate(fraction)
         step = self._prepare(fraction)
         losses = self.method.training_step(step)
@@ -104,6 +112,7 @@ class Trainer:
             total, parts, self._coarser_logits = total + deep, {**parts, "deep supervision": deep}, []
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
+        self.processes.add_up_gradients(self.student.parameters())
         limit = self.settings.optimizer.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         self.optimizer.step()
@@ -159,8 +168,8 @@ class Trainer:
             unlabeled=self._draw(unlabeled, composition.unlabeled, _UNLABELED) if composition.unlabeled else None,
             student=lambda x: self._forward_student(x)[0],
             teacher=lambda x, dropout=False: self._forward_teacher(x, dropout)[0],
-            student_features=self._forward_student,
-            teacher_features=lambda x, dropout=False: self._forward_teacher(x, dropout),
+            student_features=lambda x: Features(*self._forward_student(x, embedding=True)),
+            teacher_features=lambda x, dropout=False: Features(*self._forward_teacher(x, dropout, embedding=True)),
             strong=lambda image: augment_intensity(image, self.settings.augmentation, numbers),
             iteration=self.iteration,
             iterations=self.iterations,
@@ -186,20 +195,31 @@ class Trainer:
             patches.append(Patch(int(index), centre, matrix))
         return cut_batch(cases, patches, self.plan.patch_shape).to(self.device)
 
-    def _forward_student(self, x: Tensor) -> Features:
-        with autocast(self.device, self.plan.precision):
-            features, coarser = self.student.forward_levels(to_memory_format(x))
-        self._coarser_logits = (
-            self._coarser_logits or coarser
-        )  # of a step's first pass, which has the annotated patches
-        return features
+    def _forward_student(self, x: Tensor, *, embedding: bool = False) -> list[Tensor]:
+        """Logits of the whole batch and, where wanted, the embedding."""
+        wanted = 1 + embedding
+
+        def forward(share: Tensor) -> list[Tensor]:
+            with autocast(self.device, self.plan.precision):
+                features, coarser = self.student.forward_levels(to_memory_format(share))
+            return [*features[:wanted], *coarser]
+
+        outputs = self.processes.through(forward, x)
+        # Deep supervision wants a step's first pass, which has the annotated patches.
+        self._coarser_logits = self._coarser_logits or outputs[wanted:]
+        return outputs[:wanted]
 
     @torch.no_grad()
-    def _forward_teacher(self, x: Tensor, dropout: bool) -> Features:
+    def _forward_teacher(self, x: Tensor, dropout: bool, *, embedding: bool = False) -> list[Tensor]:
+        """The same of the teacher."""
+
+        def forward(share: Tensor) -> list[Tensor]:
+            with autocast(self.device, self.plan.precision):
+                return list(self.teacher.forward_features(to_memory_format(share))[: 1 + embedding])
+
         self.teacher.train(dropout)
         try:
-            with autocast(self.device, self.plan.precision):
-                return self.teacher.forward_features(to_memory_format(x))
+            return self.processes.through(forward, x)
         finally:
             self.teacher.train()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import os
+import functools
 import time
+import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +19,18 @@ from ..files import delete_temporaries
 from ..models import Model
 from ..training_settings import TrainingSettings
 from .budget import planned_iterations
+from .cases import TrainingCase
 from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint, save_tensors
 from .curves import Curves
-from .devices import choose_device, empty_cache, prepare_process
+from .devices import empty_cache, prepare_process
+from .distributed import ALONE, Processes, joined_processes
 from .fingerprint import read_fingerprint
 from .live_commands import LiveCommands
 from .memory import is_out_of_memory
 from .methods import METHODS
 from .plan import Plan, derive_plan
 from .prediction import Predictor, Stopped
-from .session import Outcome, Session
+from .session import Outcome, Session, StopReason
 from .trained_model import one_piece_classes, save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, load_training_data
@@ -48,9 +53,8 @@ def train(session: Session) -> Outcome:
     SemiSupSegError
         If the cohort can't be trained, memory or disk run out, or training diverges three times.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SettingsError("Training on several processes at once isn't possible yet.", "Start it without torchrun.")
-    return TrainingRun(session)()
+    with joined_processes() as processes:
+        return TrainingRun(session, processes)()
 
 
 class TrainingRun:
@@ -66,14 +70,15 @@ class TrainingRun:
         None until everything is loaded.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, processes: Processes = ALONE):
         self.session = session
-        self.settings = TrainingSettings.from_json(session.request.settings)
+        self.processes = processes
+        details = processes.of_leader(session.folder.details)
+        self.settings = TrainingSettings.from_json(details["settings"])
         self.cohort = Cohort.load(session.request.cohort)
-        self.device = choose_device(self.settings.device)
+        self.device = processes.device(self.settings.device)
         prepare_process(self.device, self.settings.threads)
         self.method_class = METHODS[self.settings.method]
-        details = session.folder.details()
         self.plan = Plan.from_json(details["plan"]) if "plan" in details else None
         self.iterations: int | None = details.get("iterations")
         self.best: dict[str, float] | None = details.get("best")
@@ -85,17 +90,23 @@ class TrainingRun:
 
     def __call__(self) -> Outcome:
         try:
-            if not self.session.hold_device(str(self.device)):
+            if not self.processes.of_leader(lambda: self.session.hold_device(str(self.device))):
                 return Outcome()
-            delete_temporaries(self.session.folder.checkpoints)
+            if self.processes.is_leader:
+                delete_temporaries(self.session.folder.checkpoints)
             self.plan = self.plan or self._make_plan()
-            self.data = load_training_data(
-                self.cohort, self.settings, self.plan, self.device, self.session.folder.path,
-                on_progress=self._preparing, warn=self.session.warn,
-            )  # fmt: skip
+            self._check_batch()
+            with self.processes.leader_first() if self.method_class.uses_superpixels else contextlib.nullcontext():
+                self.data = load_training_data(
+                    self.cohort, self.settings, self.plan, self.device, self.session.folder.path,
+                    on_progress=self._preparing, warn=self.session.warn,
+                )  # fmt: skip
+            self.check_agreement()
+            if self._is_to_stop():
+                return Outcome()
             if self.iterations is None:
                 self.plan = replace(self.plan, largest_component=self._one_piece_classes())
-            self.validation = Validation(self.data, self.settings.validations)
+            self.validation = Validation(self.data, self.settings.validations, self.processes)
             self._train()
         except Stopped:
             return Outcome()
@@ -104,12 +115,33 @@ class TrainingRun:
     # Before the first step ----------------------------------------------------------------------------------------
 
     def _make_plan(self) -> Plan:
+        plan = Plan.from_json(self.processes.of_leader(lambda: self._plan_of_leader().to_json()))
+        if self.settings.plan.batch_size is None:  # each process needs a patch of its own
+            plan = replace(plan, batch_size=max(plan.batch_size, self.processes.size))
+        return plan
+
+    def _plan_of_leader(self) -> Plan:
         return derive_plan(
             read_fingerprint(self.cohort, self._preparing),
             self.settings,
             self.cohort.schema.n_classes,
             self.device,
             **self.method_class.network_needs(self.settings),
+        )
+
+    def _check_batch(self) -> None:
+        if self.plan.batch_size < self.processes.size:
+            raise SettingsError(
+                f"A batch of {self.plan.batch_size} can't be shared by {self.processes.size} processes.",
+                f"Start {self.plan.batch_size} at most, or a new run with --set plan.batch_size={self.processes.size}.",
+            )
+
+    def check_agreement(self) -> None:
+        """Raise `SemiSupSegError` where processes on several machines read different annotations."""
+        self.processes.must_agree(
+            lambda: _checksum(self.data.cases),
+            "The processes of this training read different annotations.",
+            "Put cohort and run into a folder that all machines share, then resume.",
         )
 
     def _one_piece_classes(self) -> tuple[int, ...]:
@@ -121,9 +153,16 @@ class TrainingRun:
                           seconds_left=None)  # fmt: skip
 
     def stop_if_asked(self, fraction: float = 0.0) -> None:
-        """Raise `Stopped` where the session is to stop."""
-        if self.session.stop is not None:
+        """Raise `Stopped` where the session is to stop; several processes stop together, between two steps."""
+        if self.processes.size == 1 and self.session.stop is not None:
             raise Stopped
+
+    def _is_to_stop(self) -> bool:
+        """Whether any process is to stop, for then all do."""
+        stop = self.processes.any(self.session.stop is not None)
+        if stop:
+            self.session.request_stop(StopReason.CANCEL)
+        return stop
 
     def _train(self) -> None:
         """All iterations, with a smaller batch or patch where memory runs out."""
@@ -148,21 +187,24 @@ class TrainingRun:
         """Networks, iterations and checkpoint, ready to go on."""
         if self.iterations is None:
             self.iterations = planned_iterations(
-                self.settings, self.plan, self.device, self.data.cases, self._preparing
+                self.settings, self.plan, self.device, self.data.cases, self._preparing, self.processes
             )
-        self.session.folder.update_request(
-            plan=self.plan.to_json(),
-            iterations=self.iterations,
-            device=str(self.device),
-            versions=versions(),
-            cohort_fingerprint=fingerprint,
-        )
+        if self.processes.is_leader:
+            self.session.folder.update_request(
+                plan=self.plan.to_json(),
+                iterations=self.iterations,
+                device=str(self.device),
+                versions=versions(),
+                cohort_fingerprint=fingerprint,
+            )
         self.session.emit("plan", plan={**self.plan.to_json(), "iterations": self.iterations})
         self._restore()
 
     def _restore(self) -> None:
         """A trainer as the last good checkpoint has it, or at the beginning."""
-        checkpoint = load_newest_checkpoint(self.session.folder.checkpoints, self.session.warn)
+        checkpoint = self.processes.checkpoint_of_leader(
+            functools.partial(load_newest_checkpoint, self.session.folder.checkpoints, self.session.warn)
+        )
         if checkpoint is None or self.trainer is None:
             self.trainer = self._fresh_trainer()
             self.seconds = 0.0
@@ -171,7 +213,7 @@ class TrainingRun:
             self.seconds = float(checkpoint.state.get("seconds", 0.0))
 
     def _fresh_trainer(self) -> Trainer:
-        trainer = Trainer(self.settings, self.plan, self.device, self.data.cases, self.iterations)
+        trainer = Trainer(self.settings, self.plan, self.device, self.data.cases, self.iterations, self.processes)
         if self.settings.warm_start:
             file = Model.load(self.settings.warm_start).weights_file()
             trainer.warm_start(load_tensors(file), str(file))
@@ -184,7 +226,7 @@ class TrainingRun:
         saved = time.monotonic()
         while self.trainer.iteration < self.iterations:
             self.commands.obey()
-            if session.stop is not None:
+            if self._is_to_stop():
                 break
             begun = time.monotonic()
             values = self.trainer.step()
@@ -198,10 +240,11 @@ class TrainingRun:
             curves.add(self.trainer, values, seconds)
             if self.validation.is_due(self.trainer.iteration, self.iterations):
                 self._validate()
-            if time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
+            if self.processes.is_leader and time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
                 self.save_checkpoint()
                 saved = time.monotonic()
-        self.save_checkpoint()
+        if self.processes.is_leader:
+            self.save_checkpoint()
 
     def save_checkpoint(self) -> Path:
         """Write everything down that going on needs; raises `SemiSupSegError` where the disk is full."""
@@ -233,6 +276,12 @@ class TrainingRun:
         """After running out of memory: a smaller batch, then a smaller patch, from the beginning or last checkpoint."""
         self.trainer = None
         empty_cache(self.device)
+        if self.processes.size > 1:
+            raise SemiSupSegError(
+                "A device has too little memory for its share of the batch.",
+                "Start a new run with more processes, or with a smaller plan.patch or plan.batch_size.",
+                code=ErrorCode.OUT_OF_MEMORY,
+            ) from error
         smaller = self.plan.shrunk() if attempt < _MOST_SHRINKS else None
         if smaller is None:
             raise SemiSupSegError(
@@ -271,7 +320,8 @@ class TrainingRun:
             values["held-out agreement"] = agreement
         if values:
             self.session.emit("metric", iteration=iteration, values=values)
-        if dice and (self.best is None or max(dice.values()) > self.best["dice"]):
+        is_best = dice and (self.best is None or max(dice.values()) > self.best["dice"])
+        if is_best and self.processes.is_leader:
             winner = max(dice, key=dice.get)
             folder = self.session.folder.model
             folder.mkdir(parents=True, exist_ok=True)
@@ -281,6 +331,8 @@ class TrainingRun:
 
     def _finish(self) -> Outcome:
         """The model as it stands, whether all iterations were done or the run was stopped."""
+        if not self.processes.is_leader:
+            return Outcome(iteration=self.trainer.iteration)
         files = save_model(
             self.session.folder.model,
             self.trainer,
@@ -290,3 +342,13 @@ class TrainingRun:
             best=self.best,
         )
         return Outcome(files=files, iteration=self.trainer.iteration)
+
+
+def _checksum(cases: Iterable[TrainingCase]) -> int:
+    """A number that tells other cases or annotations from these."""
+    number = 0
+    for case in cases:
+        number = zlib.crc32(f"{case.id} {case.shape}".encode(), number)
+        if case.annotation is not None:
+            number = zlib.crc32(case.annotation.cpu().numpy(), number)
+    return number

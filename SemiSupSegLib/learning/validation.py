@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ..labels import IGNORE
+from .cases import TrainingCase
+from .distributed import ALONE, Processes
 from .prediction import Predictor
 from .training_data import TrainingData
 
@@ -25,11 +27,14 @@ class Validation:
         Its validation cases lie on the plan's grid with their dense labels.
     times : int
         How often in a whole training, at equal distances, the last time after its last iteration.
+    processes : Processes
+        Those that share the cases.
     """
 
-    def __init__(self, data: TrainingData, times: int):
+    def __init__(self, data: TrainingData, times: int, processes: Processes = ALONE):
         self.data = data
         self.times = times
+        self.processes = processes
 
     def is_due(self, iteration: int, iterations: int) -> bool:
         """Whether to validate after this iteration of so many."""
@@ -51,13 +56,15 @@ class Validation:
         return held_out.agreement(predictor_of("teacher"), images, on_window)
 
     def _dice(self, predictor: Predictor, on_window: Callable[[float], None]) -> float:
-        scores = []
-        for case in self.data.validation:
-            probabilities = predictor.on_plan_grid(case.image.to(predictor.device), on_window)
-            labels = probabilities.argmax(dim=0).to(case.annotation.device)
-            scores.append(dice_on_annotated(labels, case.annotation, predictor.plan.n_classes))
-        known = [score for score in scores if not np.isnan(score)]
+        own = [self._dice_of(case, predictor, on_window) for case in self.processes.own(self.data.validation)]
+        known = [score for scores in self.processes.of_each(lambda: own) for score in scores if not np.isnan(score)]
         return float(np.mean(known)) if known else float("nan")
+
+    @staticmethod
+    def _dice_of(case: TrainingCase, predictor: Predictor, on_window: Callable[[float], None]) -> float:
+        probabilities = predictor.on_plan_grid(case.image.to(predictor.device), on_window)
+        labels = probabilities.argmax(dim=0).to(case.annotation.device)
+        return dice_on_annotated(labels, case.annotation, predictor.plan.n_classes)
 
 
 def dice_on_annotated(labels: Tensor, truth: Tensor, n_classes: int) -> float:

@@ -16,14 +16,14 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 
-from .. import __version__
+from .. import __version__, torchrun
 from ..errors import ErrorCode, SemiSupSegError
 from ..events import Event, encode_event
 from ..files import explain_os_error
 from ..processes import kill_descendants, own_group
 from ..runs import RunFolder, State
 from .line import take_over_streams
-from .local_session import LocalSession, rank
+from .local_session import LocalSession
 from .memory import is_out_of_memory
 from .session import Outcome, Session
 
@@ -57,7 +57,7 @@ def main(argv: list[str], tasks: Mapping[str, str | Task] = TASKS) -> int:
         print("usage: worker RUN_FOLDER", file=sys.stderr)
         return 2
     faulthandler.enable()
-    is_leader = rank() == 0
+    is_leader = torchrun.is_leader()
     try:
         folder = RunFolder.open(argv[0])
         request = folder.request()
@@ -97,8 +97,10 @@ def run_locally(
     SemiSupSegError
         ``run-busy`` if another process works in the folder.
     """
-    with folder.lock() if rank() == 0 else contextlib.nullcontext():
-        folder.take_commands()  # what was meant for a worker that is dead now
+    is_leader = torchrun.is_leader()
+    with folder.lock() if is_leader else contextlib.nullcontext():
+        if is_leader:
+            folder.take_commands()  # what was meant for a worker that is dead now
         with LocalSession(folder, on_event) as session:
             return run(session, tasks)
 

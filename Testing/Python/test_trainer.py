@@ -14,6 +14,7 @@ from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning import budget
 from SemiSupSegLib.learning.budget import planned_iterations
 from SemiSupSegLib.learning.checkpoints import load_newest_checkpoint, save_checkpoint
+from SemiSupSegLib.learning.distributed import ALONE
 from SemiSupSegLib.learning.methods import METHODS
 from SemiSupSegLib.learning.trainer import Trainer, hash_of, is_finite
 from SemiSupSegLib.training_settings import TrainingSettings
@@ -195,6 +196,7 @@ def test_slow_steps_are_measured_fewer_times(monkeypatch, seconds, steps):
 
     class SlowTrainer:
         device = CPU
+        processes = ALONE
 
         def step_at(self, fraction):
             durations.append(3 * seconds if not durations else seconds)  # the first one warms up
