@@ -90,14 +90,15 @@ def la_splits(data: Path, *, labeled: int, runs: int, subsets: int = 3, scribble
 
 
 def acdc_splits(data: Path, *, runs: int, scribbles: bool = True) -> list[Split]:
-    """ACDC: each run tests one stratified fold of patients and trains with the annotations of all others."""
+    """ACDC: each run tests one fold of patients, of as many groups as it can, and trains with all others' annotations."""
     folder = data / "ACDC"
     rows = {row["name"]: row for row in _manifest(folder)}
     classes = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+    folds = stratified_folds({row["patient"]: row["group"] for row in rows.values()})
     splits = []
     for run in range(runs):
-        fold = str(run % FOLDS + 1)
-        test = tuple(name for name, row in rows.items() if row["stratified_fold"] == fold)
+        fold = run % FOLDS
+        test = tuple(name for name, row in rows.items() if folds[row["patient"]] == fold)
         cohort = create_cohort(
             folder / "images",
             labels=folder / "labels",
@@ -108,9 +109,9 @@ def acdc_splits(data: Path, *, runs: int, scribbles: bool = True) -> list[Split]
             else None,
             labeled=[name for name in rows if name not in test],
             test=test,
-            name=f"ACDC, fold {fold}",
+            name=f"ACDC, fold {fold + 1}",
         )
-        splits.append(Split(f"fold{fold}-seed{run // FOLDS}", run // FOLDS, cohort, (), test, test))
+        splits.append(Split(f"fold{fold + 1}-seed{run // FOLDS}", run // FOLDS, cohort, (), test, test))
     return splits
 
 
@@ -136,6 +137,18 @@ def hippocampus_splits(data: Path, *, labeled: int, runs: int, tested: int = 50)
         unlabeled = tuple(name for name in train if name not in chosen)
         splits.append(Split(f"subset{run}-seed{run}", run, cohort, unlabeled, test, test))
     return splits
+
+
+def stratified_folds(groups: dict[str, str]) -> dict[str, int]:
+    """Fold (from 0) of each patient: neighbours of one group lie in different folds, and folds are equally large.
+
+    Examples
+    --------
+    >>> stratified_folds({"a": "ill", "b": "well", "c": "ill", "d": "well", "e": "well", "f": "ill"})
+    {'a': 0, 'c': 1, 'f': 2, 'b': 3, 'd': 4, 'e': 0}
+    """
+    patients = sorted(groups, key=lambda patient: (groups[patient], patient))
+    return {patient: index % FOLDS for index, patient in enumerate(patients)}
 
 
 def _manifest(folder: Path) -> list[dict[str, str]]:

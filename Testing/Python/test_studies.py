@@ -9,6 +9,7 @@ import pytest
 
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.volume import Volume, write_volume
+from Testing.Benchmarks.protocols import FOLDS, stratified_folds
 from Testing.Benchmarks.report import markdown
 from Testing.Benchmarks.statistics import compare
 from Testing.Benchmarks.study import main
@@ -54,6 +55,14 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
     assert main("la", arguments) == 0
     assert (tmp_path / "work/subset0-seed0-supervised/run/manifest.json").stat().st_mtime_ns == trained
     assert "all runs are done" in capsys.readouterr().out
+
+
+def test_folds_are_equally_large_and_mix_the_groups():
+    groups = {f"patient{number:03}": "ABCDE"[number // 4] for number in range(20)}
+    folds = stratified_folds(groups)
+    for fold in range(FOLDS):
+        tested = [patient for patient in groups if folds[patient] == fold]
+        assert len(tested) == len({groups[patient] for patient in tested}) == 4
 
 
 def row_of(method, split, dice):
