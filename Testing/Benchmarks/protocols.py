@@ -90,7 +90,7 @@ def la_splits(data: Path, *, labeled: int, runs: int, subsets: int = 3, scribble
 
 
 def acdc_splits(data: Path, *, runs: int, scribbles: bool = True) -> list[Split]:
-    """ACDC: each run tests one fold of patients, of as many groups as it can, and trains with all others' annotations."""
+    """ACDC: each run tests one fold of patients, of many groups, and trains with the annotations of all others."""
     folder = data / "ACDC"
     rows = {row["name"]: row for row in _manifest(folder)}
     classes = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
