@@ -45,11 +45,25 @@ class Conv3d(_ThinInFloat32, nn.Conv3d):
     """Three-dimensional convolution."""
 
 
-class _BiasAddedAfterwards:
-    """A transposed convolution without padding that, to be trained on a CPU, adds its bias in a step of its own.
+class _SummedForBias(torch.autograd.Function):
+    """Leaves a map as it is; the bias that was added to it gets the sum of its gradient."""
 
-    With a bias torch 2.13 computes its gradients in another way there: 12.7 instead of 3.1 ms for a bfloat16 map of
-    2x16x32x56x56 in channels-last on one core, where adding the bias costs 0.5 ms.
+    @staticmethod
+    def forward(ctx, y: Tensor, bias: Tensor) -> Tensor:
+        ctx.mark_dirty(y)
+        ctx.bias_type = bias.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.sum((0, *range(2, gradient.dim()))).to(ctx.bias_type)
+
+
+class _QuickBias:
+    """A transposed convolution without padding whose bias costs little to train on a CPU.
+
+    Asked for the gradient of a bias, torch 2.13 computes the other gradients in a slow way there: 17 instead of 6 ms
+    forward and backward, to a bfloat16 map of 2x16x32x56x56 in channels-last on one core.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,15 +71,14 @@ class _BiasAddedAfterwards:
         if self.bias is None or x.device.type != "cpu" or not torch.is_grad_enabled():
             return super().forward(x)
         transpose = functional.conv_transpose3d if x.dim() == 5 else functional.conv_transpose2d
-        y = transpose(x, self.weight, None, self.stride)
-        return y.add_(self.bias.to(y.dtype).view(-1, *(1,) * (x.dim() - 2)))
+        return _SummedForBias.apply(transpose(x, self.weight, self.bias.detach(), self.stride), self.bias)
 
 
-class ConvTranspose2d(_BiasAddedAfterwards, nn.ConvTranspose2d):
+class ConvTranspose2d(_QuickBias, nn.ConvTranspose2d):
     """Two-dimensional transposed convolution without padding."""
 
 
-class ConvTranspose3d(_BiasAddedAfterwards, nn.ConvTranspose3d):
+class ConvTranspose3d(_QuickBias, nn.ConvTranspose3d):
     """Three-dimensional transposed convolution without padding."""
 
 
