@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,6 +26,9 @@ __all__ = ["AnnotationFile", "Case", "Cohort", "Role", "create_cohort", "parse_v
 
 SCHEMA_VERSION = 1
 """Version of ``cohort.json``."""
+
+TrainingAnnotation = Literal["auto", "dense", "scribbles", "dense only"]
+"""Which annotation a case trains with; see `Case.trains_with`."""
 
 # Files up to this size are hashed whole; of larger ones, evenly spaced samples.
 _HASHED_WHOLE = 16 * 1024**2
@@ -111,6 +114,29 @@ class Case:
     def annotated(self) -> bool:
         """Whether there is anything to train with: a label or a scribble that isn't kept for evaluation."""
         return self.labeled and (self.label is not None or self.scribble is not None)
+
+    def trains_with(self, prefer: TrainingAnnotation = "auto") -> AnnotationKind | None:
+        """Which annotation the case trains with.
+
+        Parameters
+        ----------
+        prefer : {"auto", "dense", "scribbles", "dense only"}
+            Which one of a case that has both. "auto" takes the scribbles: where a case has both, its dense label is the
+            reference that it is measured by. With "dense only", scribbles train nowhere.
+
+        Returns
+        -------
+        {"label", "scribble"} or None
+            None for cases without (such an) annotation, those whose annotations are kept for evaluation, and those that
+            aren't training cases.
+        """
+        if prefer not in get_args(TrainingAnnotation):
+            raise ValueError(f"prefer is {prefer!r}, not one of {', '.join(get_args(TrainingAnnotation))}")
+        if self.role != Role.TRAIN or not self.annotated:
+            return None
+        if self.label is not None and (prefer in ("dense", "dense only") or self.scribble is None):
+            return "label"
+        return None if prefer == "dense only" else "scribble"
 
 
 @dataclass(frozen=True)
@@ -306,31 +332,24 @@ class Cohort:
         """The proposals of a case on its image's grid, as `read_scribble` gives scribbles."""
         return self._read_annotation(case, case.proposals, "scribble")
 
-    def read_training_annotation(
-        self, case: Case, prefer: Literal["auto", "dense", "scribbles"] = "auto"
-    ) -> np.ndarray | None:
+    def read_training_annotation(self, case: Case, prefer: TrainingAnnotation = "auto") -> np.ndarray | None:
         """What a case contributes to training, on its image's grid.
 
         Parameters
         ----------
         case : Case
-        prefer : {"auto", "dense", "scribbles"}
-            Which annotation of a case that has both. "auto" takes the scribbles: where a case has both, its dense label
-            is the reference that it is measured by.
+        prefer : {"auto", "dense", "scribbles", "dense only"}
+            Which annotation; see `Case.trains_with`.
 
         Returns
         -------
         numpy.ndarray of uint8, shape (k, j, i), or None
-            None for cases without annotation, those whose annotations are kept for evaluation, and those that aren't
-            training cases.
+            None where `Case.trains_with` is.
         """
-        if prefer not in ("auto", "dense", "scribbles"):
-            raise ValueError(f"prefer is {prefer!r}, not 'auto', 'dense' or 'scribbles'")
-        if case.role != Role.TRAIN or not case.annotated:
+        kind = case.trains_with(prefer)
+        if kind is None:
             return None
-        if case.label is not None and (prefer == "dense" or case.scribble is None):
-            return self.read_label(case)
-        return self.read_scribble(case)
+        return self.read_label(case) if kind == "label" else self.read_scribble(case)
 
     def _read_annotation(self, case: Case, annotation: AnnotationFile | None, kind: AnnotationKind) -> np.ndarray:
         if annotation is None:

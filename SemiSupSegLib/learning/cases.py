@@ -104,7 +104,7 @@ def load_training_cases(
     loaded = []
     for index, member in enumerate(members):
         on_progress(index / len(members), f"Loading {member.id}")
-        if _annotation_of(member, annotations) is not None or unlabeled:
+        if member.trains_with(annotations) is not None or unlabeled:
             case = load_case(cohort, member, plan, device, annotations=annotations)
             if case.annotation is not None or unlabeled:
                 loaded.append(case)
@@ -145,7 +145,7 @@ def read_annotation(
     cohort: Cohort, member: Case, geometry: Geometry, annotations: str
 ) -> tuple[np.ndarray | None, bool]:
     """What a case trains with, on a grid, and whether it is a dense label; None where no voxel is annotated."""
-    kind = _annotation_of(member, annotations)
+    kind = member.trains_with(annotations)
     if kind is None:
         return None, False
     labels = cohort.read_label(member) if kind == "label" else cohort.read_scribble(member)
@@ -162,17 +162,6 @@ def read_proposals(cohort: Cohort, member: Case, geometry: Geometry) -> np.ndarr
         return None
     labels = resample_labels(cohort.read_proposals(member), cohort.read_geometry(member), geometry)
     return labels if (labels != IGNORE).any() else None
-
-
-def _annotation_of(member: Case, annotations: str) -> str | None:
-    """Whether a case trains with its "label" or its "scribble"; None where with neither."""
-    if member.role != Role.TRAIN or not member.annotated:
-        return None
-    if annotations == "dense only":
-        return "label" if member.label is not None else None
-    if member.label is not None and (annotations == "dense" or member.scribble is None):
-        return "label"
-    return "scribble"
 
 
 def _load_image(cohort: Cohort, member: Case, plan: Plan, device: torch.device) -> TrainingCase:

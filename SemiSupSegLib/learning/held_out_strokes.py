@@ -44,6 +44,25 @@ class HeldOutStrokes:
         self.of_case[case.id] = held
         case.annotate(np.where(held == IGNORE, annotation, np.uint8(IGNORE)))
 
+    def withhold(self, case_id: str, proposals: np.ndarray) -> np.ndarray:
+        """Accepted proposals without those that grew from a held-out stroke, or may have: every piece that touches one.
+
+        Parameters
+        ----------
+        case_id : str
+            A case whose strokes were taken before.
+        proposals : numpy.ndarray of uint8, shape (k, j, i)
+            Class indices, 255 for voxels that aren't proposals.
+        """
+        held = self.of_case.get(case_id)
+        if held is None:
+            return proposals
+        left = np.where(held == IGNORE, proposals, np.uint8(IGNORE))
+        for label in np.unique(held[held != IGNORE]):
+            pieces = ndimage.label((left == label) | (held == label), structure=np.ones((3,) * held.ndim))[0]
+            left[(left == label) & np.isin(pieces, np.unique(pieces[held == label]))] = IGNORE
+        return left
+
     @property
     def exist(self) -> bool:
         """Whether there is anything to measure."""

@@ -90,7 +90,7 @@ def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[Train
     wish : str
         ``auto`` (the classes that are one piece in every dense label), ``on``, ``off``, or classes by name.
     references : sequence of TrainingCase
-        Cases with dense labels.
+        Training cases with dense labels. What a validation case shows must not decide how a model is made.
     """
     classes = tuple(range(1, schema.n_classes))
     if wish in ("on", "off"):

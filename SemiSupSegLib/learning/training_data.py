@@ -98,8 +98,8 @@ class TrainingData:
 
     @property
     def dense_cases(self) -> list[TrainingCase]:
-        """Cases with dense labels, validation cases included."""
-        return [case for case in (*self.cases, *self.validation) if case.is_dense]
+        """Training cases with dense labels."""
+        return [case for case in self.cases if case.is_dense]
 
     def update_annotation(self, cohort: Cohort, case_id: str) -> None:
         """Read a case's annotation, or a whole new case, from a later state of the cohort.
@@ -146,6 +146,8 @@ class TrainingData:
         proposals = read_proposals(self.cohort, self.cohort.case(case.id), case.geometry)
         if proposals is None:
             return
+        if self.held_out is not None:
+            proposals = self.held_out.withhold(case.id, proposals)
         known = (case.annotation if self.superpixels is None else case.expanded).cpu().numpy()
         merged = np.where(known == IGNORE, proposals, known)
         if self.superpixels is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,57 @@ def test_other_classes_or_roles_are_refused(data, tmp_path):
         data.update_annotation(data.cohort.with_case(a_case(tmp_path, "b", scribbled=True, role=Role.TEST)), "b")
     with pytest.raises(CohortError, match="no case 'z'"):
         data.update_annotation(data.cohort, "z")
+
+
+@pytest.mark.parametrize("method", ["partial", "sp3"])
+def test_proposals_of_held_out_strokes_do_not_train(tmp_path, method):
+    strokes = np.zeros(GEOMETRY.shape, np.uint8)
+    strokes[::3, 1, 2:5], strokes[::3, 5, 2:5], strokes[3, 8, 7:10] = 1, 2, 1
+    proposals = np.zeros(GEOMETRY.shape, np.uint8)  # every stroke grew by a row
+    proposals[::3, 2, 2:5], proposals[::3, 6, 2:5], proposals[3, 7, 7:10] = 1, 2, 1
+    case = a_case(tmp_path, "a")
+    case = replace(
+        case,
+        scribble=AnnotationFile(write(tmp_path / "a_scribble.nrrd", strokes), SCRIBBLE_VALUES),
+        proposals=AnnotationFile(write(tmp_path / "a_proposals.nrrd", proposals), SCRIBBLE_VALUES),
+    )
+    settings = TrainingSettings(method=method, held_out_strokes=True)
+    both, strokes_alone = (
+        TrainingData(Cohort(SCHEMA, (each,)), settings, tiny_plan(), CPU, tmp_path)
+        for each in (case, replace(case, proposals=None))
+    )
+    trained, without = (
+        (data.cases[0].annotation if method == "partial" else data.cases[0].expanded).numpy()
+        for data in (both, strokes_alone)
+    )
+    held = both.held_out.of_case["a"] != IGNORE
+    grown = np.zeros_like(held)
+    for k, j, i in np.argwhere(held):
+        grown[k, [j - 1, j + 1], i] = True
+    grown &= proposals > 0
+    assert grown.sum() == held.sum() > 0
+    assert (without[grown] == IGNORE).any()
+    np.testing.assert_array_equal(trained[grown | held], without[grown | held])
+    assert (trained[(proposals > 0) & ~grown] != IGNORE).all()
+
+
+def test_what_is_one_piece_is_learned_from_training_cases_alone(tmp_path):
+    cases = (
+        a_case(tmp_path, "a", dense=True),
+        a_case(tmp_path, "b", scribbled=True),
+        a_case(tmp_path, "e", dense=True, role=Role.VALIDATION),
+    )
+    data = TrainingData(Cohort(SCHEMA, cases), TrainingSettings(method="partial"), tiny_plan(), CPU, tmp_path)
+    assert [case.id for case in data.validation] == ["e"]
+    assert [case.id for case in data.dense_cases] == ["a"]
+
+
+def test_a_dense_label_without_foreground_is_a_dense_label(tmp_path):
+    empty = a_case(tmp_path, "b", dense=True)
+    write(empty.label.path, np.zeros(GEOMETRY.shape, np.uint8))
+    found = loaded([a_case(tmp_path, "a", dense=True), empty])[1]
+    assert found.is_dense
+    assert found.counts == {0: np.prod(GEOMETRY.shape)}
 
 
 def test_supervised_trains_on_dense_labels_alone(tmp_path):

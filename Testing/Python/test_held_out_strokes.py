@@ -76,6 +76,22 @@ def test_dense_labels_are_left_whole():
     assert not held_out.exist
 
 
+def test_proposals_that_grew_from_a_held_out_stroke_are_withheld():
+    held_out = HeldOutStrokes(0)
+    held = np.full((1, 9, 9), IGNORE, np.uint8)
+    held[0, 1, 1:3] = 1
+    held_out.of_case["a"] = held
+    proposals = np.full((1, 9, 9), IGNORE, np.uint8)
+    proposals[0, 2:5, 3] = 1  # touches the stroke by a corner
+    proposals[0, 0, 0:4] = 0  # beside it, but of another class
+    proposals[0, 7, 1:5] = 1  # of another stroke
+    left = held_out.withhold("a", proposals)
+    assert (left[0, 2:5, 3] == IGNORE).all()
+    assert (left[0, 0, 0:4] == 0).all()
+    assert (left[0, 7, 1:5] == 1).all()
+    np.testing.assert_array_equal(held_out.withhold("b", proposals), proposals)
+
+
 def test_agreement_counts_every_class_alike():
     class Always:
         device = torch.device("cpu")
