@@ -125,6 +125,15 @@ class LabelSchema:
                 return index
         raise CohortError(f"There is no class '{name}'.", f"The classes are: background, {', '.join(self.names)}.")
 
+    def with_looks(self, looks: Mapping[str, tuple[str, tuple[float, float, float] | None, str]]) -> LabelSchema:
+        """The same classes, background included, with name, color and terminology as given by segment ID."""
+
+        def looking(each: SegmentClass) -> SegmentClass:
+            name, color, terminology = looks.get(each.segment_id, (each.name, each.color, each.terminology))
+            return replace(each, name=name, color=color, terminology=terminology)
+
+        return LabelSchema(tuple(map(looking, self.classes)), looking(self.background))
+
     def looking_as_in(self, other: LabelSchema) -> LabelSchema:
         """The same classes; those that another schema has by name take their IDs, colors and terminology there."""
         known = {each.name: each for each in other.classes}

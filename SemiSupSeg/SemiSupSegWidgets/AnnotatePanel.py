@@ -11,7 +11,7 @@ from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.cohort_scene import LOADED_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.results import painted_state
-from SemiSupSegLib.slicer_bridge.segments import read_layers
+from SemiSupSegLib.slicer_bridge.segments import read_layers, read_segments
 from SemiSupSegLib.slicer_bridge.shared_companion import prepare_superpixels, shared_companion
 
 from .CaseViews import CaseViews
@@ -32,6 +32,8 @@ class AnnotatePanel(Panel):
         self.nodes = None
         self._editorNode = None
         self._prepared = None
+        self._looks = {}
+        self._filledClasses = None
         self._countedState = ""
         self._isFilling = False
         self._isEntered = False
@@ -57,12 +59,13 @@ class AnnotatePanel(Panel):
         ui.colorClassButton.connect("clicked(bool)", lambda checked=False: self.colorClass())
         ui.classesFromSegmentationButton.connect("clicked(bool)", lambda checked=False: self.takeClasses())
         ui.classTable.connect("itemChanged(QTableWidgetItem*)", self.onClassEdited)
+        ui.classTable.connect("itemSelectionChanged()", self.onClassSelected)
         ui.classTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         ui.classTable.verticalHeader().hide()
         ui.classesFrame.hide()
         self._countTimer = qt.QTimer()
         self._countTimer.setInterval(500)
-        self._countTimer.connect("timeout()", self.countAnnotated)
+        self._countTimer.connect("timeout()", self.onCountTimer)
 
     # The editor's life -----------------------------------------------------------------------------------------------
 
@@ -140,8 +143,9 @@ class AnnotatePanel(Panel):
 
     def showNodes(self, nodes) -> None:
         """Paint on nodes that show the case already; what was painted on before is hidden."""
-        if self._nodesAreAlive() and self.nodes.annotation is not nodes.annotation:
-            self.nodes.annotation.GetDisplayNode().SetVisibility(False)
+        display = self.nodes.annotation.GetDisplayNode() if self._nodesAreAlive() else None
+        if display is not None and self.nodes.annotation is not nodes.annotation:
+            display.SetVisibility(False)
         self.nodes = nodes
         self._edit(None)
 
@@ -151,6 +155,7 @@ class AnnotatePanel(Panel):
         self.editor.setSegmentationNode(self.nodes.annotation)
         self.editor.setSourceVolumeNode(self.nodes.volume)
         self._countedState = ""
+        self._noteLooks()
         if self._isEntered:
             self._prepareBrush()
             self.countAnnotated()
@@ -204,6 +209,10 @@ class AnnotatePanel(Panel):
                 effect.start()
         self.desk.refresh()
 
+    def onCountTimer(self) -> None:
+        self.takeLooks()
+        self.countAnnotated()
+
     def countAnnotated(self) -> None:
         """Say how much is annotated, when something was painted since the last time."""
         if not self._nodesAreAlive():
@@ -246,8 +255,15 @@ class AnnotatePanel(Panel):
             nodes = [self.nodes.annotation] if self._nodesAreAlive() else []
             self._setClasses(self.logic.classesFromSegmentation(*nodes))
 
+    def onClassSelected(self) -> None:
+        if not self._isFilling:
+            rows = [index.row() for index in self.ui.classTable.selectionModel().selectedRows()]
+            self.desk.classRow = rows[0] if rows else -1
+            self.desk.refresh()
+
     def onClassEdited(self, item) -> None:
         if not self._isFilling and item.column() == 0:
+            self._filledClasses = None  # a name that isn't taken is shown as it was
             self._change(item.row(), name=item.text().strip())
 
     def _change(self, index: int, **changes) -> None:
@@ -270,7 +286,28 @@ class AnnotatePanel(Panel):
             self.logic.setClasses(schema)
             if self._nodesAreAlive():
                 describeSegments(self.nodes.annotation, before, schema)
+                if not self.nodes.annotation.GetSegmentation().GetSegment(self.editor.currentSegmentID() or ""):
+                    self.editor.setCurrentSegmentID(schema.classes[0].segment_id)
+                    self.editor.setActiveEffectByName("Paint")  # it went with the segment
+        self._noteLooks()
         self.desk.refresh()
+
+    def _noteLooks(self) -> None:
+        self._looks = looksOf(self.nodes.annotation) if self._nodesAreAlive() else {}
+
+    def takeLooks(self) -> None:
+        """Let the classes look as somebody chose in the editor's own list; once something is annotated, names stay."""
+        if not self._nodesAreAlive() or not self._looks:
+            return
+        looks = looksOf(self.nodes.annotation)
+        changed = {segmentID: look for segmentID, look in looks.items() if look != self._looks.get(segmentID)}
+        if not changed:
+            return
+        if self.desk.situation().has_annotation:
+            changed = {key: (self._looks[key][0], *look[1:]) for key, look in changed.items() if key in self._looks}
+        self._looks = looks
+        with self.desk.attempt(waitCursor=False):
+            self._setClasses(self.logic.classes.with_looks(changed))
 
     # Showing ---------------------------------------------------------------------------------------------------------
 
@@ -293,9 +330,15 @@ class AnnotatePanel(Panel):
         if not now.shown:
             self._countedState = ""
             self.ui.annotatedLabel.text = _("Choose a case to paint on.")
-        self._isFilling = True
+        self._fillClasses(now)
+
+    def _fillClasses(self, now) -> None:
         schema = self.logic.classes if now.is_open else None
-        classes = [] if schema is None else [*schema.classes, schema.background]
+        classes = () if schema is None else (*schema.classes, schema.background)
+        if self._filledClasses == (classes, now.has_annotation):
+            return  # somebody may be writing in a cell
+        self._filledClasses = classes, now.has_annotation
+        self._isFilling = True
         table = self.ui.classTable
         table.setRowCount(len(classes))
         for index, each in enumerate(classes):
@@ -312,6 +355,7 @@ class AnnotatePanel(Panel):
             table.setItem(index, 0, name)
             table.setItem(index, 1, meaning)
         self._isFilling = False
+        self.onClassSelected()
 
 
 def countVoxels(segmentationNode) -> dict:
@@ -325,6 +369,11 @@ def countVoxels(segmentationNode) -> dict:
         for segment in layer.segments:
             counts[segment.name] = int(values[segment.value]) if segment.value < len(values) else 0
     return counts
+
+
+def looksOf(segmentationNode) -> dict:
+    """Name, color and terminology of each segment, by its ID."""
+    return {each.segment_id: (each.name, each.color, each.terminology) for each in read_segments(segmentationNode)}
 
 
 def describeSegments(segmentationNode, before: LabelSchema, schema: LabelSchema) -> None:
@@ -351,6 +400,7 @@ def describeSegments(segmentationNode, before: LabelSchema, schema: LabelSchema)
     gone = {each.segment_id for each in before.classes} - known
     for segmentID in gone:
         segmentation.RemoveSegment(segmentID)
+    segmentation.ReorderSegments([each.segment_id for each in (*schema.classes, schema.background)])
 
 
 def terminologyText(entry: str) -> str:

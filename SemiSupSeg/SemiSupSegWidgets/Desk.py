@@ -35,6 +35,8 @@ class Desk:
     panels : list of Panel
     selected : tuple of str
         Cases selected in the table.
+    classRow : int
+        Row of the class selected in the table of classes, -1 if none is.
     report : dict or None
         What the last look at this computer found (`doctor.Report.to_json`).
     steps : Steps
@@ -45,6 +47,7 @@ class Desk:
         self.logic = logic
         self.panels = []
         self.selected = ()
+        self.classRow = -1
         self.card = None
         self.report = None
         self.checking = set()
@@ -111,6 +114,8 @@ class Desk:
             rows=rows,
             selected=tuple(each for each in self.selected if each in known),
             shown=self.shown if self.shown in known else "",
+            classes=len(self.logic.classes.classes),
+            class_row=self.classRow,
             volumes=len(self.otherVolumes()),
             training=None if training is None else training.state,
             predicting=any(job.is_running and job.task == "predict" for job in self.logic.project.jobs),

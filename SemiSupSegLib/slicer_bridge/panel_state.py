@@ -41,6 +41,10 @@ class Situation:
         IDs of the cases selected in the table.
     shown : str
         ID of the case in the views; empty if none is.
+    classes : int
+        Classes of the cohort, without the background.
+    class_row : int
+        Row of the selected class, that of the background last; -1 if none is selected.
     volumes : int
         Volumes in the scene that are no case.
     training : State or None
@@ -65,6 +69,8 @@ class Situation:
     rows: tuple[CaseRow, ...] = ()
     selected: tuple[str, ...] = ()
     shown: str = ""
+    classes: int = 1
+    class_row: int = -1
     volumes: int = 0
     training: State | None = None
     predicting: bool = False
@@ -175,12 +181,19 @@ def annotate_actions(now: Situation) -> Actions:
         _("Something is annotated already, so classes can be added and colored, but not removed or renamed."),
     )
     unshown = (not now.shown, _("Choose a case first."))
+    unselected = (now.class_row < 0, _("Select a class in the table."))
     order = [row.id for row in now.rows]
     return {
         "addClassButton": _unless(closed),
-        "removeClassButton": _unless(closed, settled),
-        "colorClassButton": _unless(closed),
-        "classesFromSegmentationButton": _unless(closed, settled),
+        "removeClassButton": _unless(
+            closed,
+            settled,
+            unselected,
+            (now.class_row >= now.classes, _("There is always a background.")),
+            (now.classes == 1, _("A cohort needs at least one class.")),
+        ),
+        "colorClassButton": _unless(closed, unselected),
+        "classesFromSegmentationButton": _unless(closed, settled, unshown),
         "caseComboBox": _unless(closed, empty),
         "previousCaseButton": _unless(closed, empty, (order[:1] == [now.shown], _("This is the first case."))),
         "nextCaseButton": _unless(closed, empty, (order[-1:] == [now.shown], _("This is the last case."))),

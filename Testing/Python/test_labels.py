@@ -87,6 +87,16 @@ def test_text_that_is_no_schema_is_refused(body):
         LabelSchema.from_json(body)
 
 
+def test_looks_are_given_by_segment_id_and_must_leave_names_unique():
+    schema = LabelSchema.from_names(["liver", "tumor"])
+    changed = schema.with_looks({"tumor": ("cyst", (0, 1, 0), "a~b"), "Background": ("rest", (1, 1, 1), ""), "x": ()})
+    assert changed.names == ("liver", "cyst")
+    assert changed.classes[1] == SegmentClass("cyst", "tumor", (0, 1, 0), "a~b", 2)
+    assert changed.background == SegmentClass("rest", "Background", (1, 1, 1))
+    with pytest.raises(CohortError, match="same name: liver"):
+        schema.with_looks({"tumor": ("liver", None, "")})
+
+
 def test_classes_of_a_model_look_as_the_cohort_has_them_by_name():
     model = LabelSchema.from_names(["tumor", "liver", "spleen"])
     cohort = LabelSchema((SegmentClass("liver", "Segment_7", (0.1, 0.2, 0.3), "T~liver"),))

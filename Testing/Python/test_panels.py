@@ -255,11 +255,15 @@ def test_another_cohort_waits_for_a_prediction_but_not_for_a_training_which_goes
 
 
 def test_classes_are_settled_once_something_is_annotated():
-    def removable(row):
-        return panel_state.annotate_actions(Situation(is_open=True, rows=(row,)))["removeClassButton"].enabled
+    def removable(row, **changes):
+        now = Situation(is_open=True, rows=(row,), classes=2, class_row=1)
+        return panel_state.annotate_actions(replace(now, **changes))["removeClassButton"].enabled
 
     assert removable(ROW)
     assert not removable(STROKES)
+    assert not removable(ROW, class_row=-1)
+    assert not removable(ROW, class_row=2), "the background"
+    assert not removable(ROW, classes=1, class_row=0), "the only class"
 
 
 def test_first_and_last_case_have_no_neighbour():
