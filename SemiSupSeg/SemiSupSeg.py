@@ -69,9 +69,11 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Five panels in the order of the work, one open at a time."""
 
     def __init__(self, parent=None):
+        self._isUnloading = False
+        # Before the base class does: it calls `cleanup` then, as it does when the module is reloaded.
+        slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self.onModuleAboutToBeUnloaded)
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self._isReloading = False
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -140,10 +142,16 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Another module is shown; jobs go on, and strokes are written."""
         self.accordion.exit()
 
+    def onModuleAboutToBeUnloaded(self, name: str) -> None:
+        self._isUnloading |= name == self.moduleName
+
     def cleanup(self) -> None:
         """Slicer quits, or the module is reloaded: then trainings go on, and are found again."""
+        manager = slicer.app.moduleManager()
+        manager.disconnect("moduleAboutToBeUnloaded(QString)", self.onModuleAboutToBeUnloaded)
         slicer.app.disconnect("aboutToQuit()", self.onAboutToQuit)
-        self._leave(keepRunning=self._isReloading or self.closeGuard.keepRunning)
+        self._leave(keepRunning=not self._isUnloading or self.closeGuard.keepRunning)
+        self.accordion.cleanup()
 
     def onAboutToQuit(self) -> None:
         """Slicer quits: trainings go on if the person said so, else they stop with a checkpoint."""
@@ -162,7 +170,6 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> None:
         """Reload all of the extension's Python, not only this file."""
-        self._isReloading = True
         for name in [name for name in sys.modules if name.partition(".")[0] in RELOADED]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
@@ -216,6 +223,7 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                         "'{name}' differs from the cohort's file. Keep what the scene holds? (No keeps the file.)"
                     ).format(name=node.GetName())
                     self.logic.resolveConflict(node, "scene" if ask(question) else "cohort")
+        self.desk.panel("AnnotatePanel").followScene()
         self.desk.refresh(cards=True)
 
 
@@ -246,4 +254,5 @@ class SemiSupSegTest(ScriptedLoadableModuleTest):
                 road.correct()
                 road.retrain()
             road.reloadScene()
+            road.reloadModule()
         self.assertNotIn("torch", sys.modules)

@@ -54,6 +54,14 @@ class Accordion:
             self._tell("onClosed")
             self._isEntered = False
 
+    def cleanup(self) -> None:
+        """Delete all panels; reloading the module would only hide them."""
+        for section in self._sections.values():
+            section.blockSignals(True)
+            section.setParent(None)
+            section.deleteLater()
+        self._sections, self._panels, self._opened = {}, {}, ""
+
     def _tell(self, what: str) -> None:
         if self._isEntered and self._opened:
             getattr(self._panels[self._opened], what)()

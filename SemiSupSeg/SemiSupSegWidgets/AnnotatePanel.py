@@ -92,10 +92,15 @@ class AnnotatePanel(Panel):
         self.editor.setupViewObservations()
         self.editor.updateWidgetFromMRML()
         self._countTimer.start()
-        if self.nodes is None and self.logic.isOpen and self.desk.shown:
-            self.showCase(self.desk.shown)
-        elif self.nodes is not None:
+        if self.nodes is not None:
             self._prepareBrush()
+        else:
+            self.followScene()
+
+    def followScene(self) -> None:
+        """Paint on the case that the scene shows, as after it was loaded."""
+        if self._isEntered and self.nodes is None and self.logic.isOpen and self.desk.shown:
+            self.showCase(self.desk.shown)
 
     def onClosed(self) -> None:
         self._isEntered = False
@@ -119,9 +124,18 @@ class AnnotatePanel(Panel):
     def cleanup(self) -> None:
         self._countTimer.stop()
         self._factory.disconnect("effectRegistered(QString)", self.onEffectRegistered)
+        effect = superpixelsEffectOf(self.editor)
+        if effect is not None:
+            effect.stop()
         self.editor.setActiveEffect(None)
         self.editor.uninstallKeyboardShortcuts()
         self.editor.removeViewObservations()
+        self.editor.setMRMLSegmentEditorNode(None)  # the next panel's editor goes on with it
+        self.editor.setMRMLScene(None)
+        # Deleted, it would leave observers of Slicer's Threshold effect behind, which then fail at every change.
+        if slicer.util.mainWindow() is not None:
+            self.editor.hide()
+            self.editor.setParent(slicer.util.mainWindow())
 
     # The case --------------------------------------------------------------------------------------------------------
 

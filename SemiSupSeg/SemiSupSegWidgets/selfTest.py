@@ -11,7 +11,7 @@ import slicer
 from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
 
 from .sampleCohort import makeSampleCohort
-from .superpixelsEffect import superpixelsEffectName
+from .superpixelsEffect import superpixelsEffectName, superpixelsEffectOf
 
 TINY = {"plan.patch": "32, 32, 16", "plan.features": "8, 16, 16", "plan.batch_size": "1", "threads": "1"}
 """A network that trains in seconds on one core of a processor."""
@@ -130,14 +130,19 @@ class StraightRoad:
         self.logic.setCaseLabeled("phantom_04", True)
         self._say("stroke painted and written")
 
-    def _stroke(self) -> None:
+    def _stroke(self, toRight: int = 0, until=lambda: True) -> float:
+        """Paint a stroke; milliseconds until something has come of it."""
         widget = slicer.app.layoutManager().sliceWidget("Red")
         before = sum(self._counts().values())
         view = widget.sliceView()
-        middle = view.width // 2, view.height // 2
-        slicer.util.clickAndDrag(widget, start=middle, end=(middle[0] + 40, middle[1] + 10), steps=8)
+        start = view.width // 2 + toRight, view.height // 2
+        slicer.util.clickAndDrag(widget, start=start, end=(start[0] + 40, start[1] + 10), steps=8)
+        begin = time.perf_counter()
+        self.test.assertTrue(self._wait(5, until), "nothing came of the stroke")
+        milliseconds = 1000 * (time.perf_counter() - begin)
         self._wait(0.5)
         self.test.assertGreater(sum(self._counts().values()), before, "the mouse painted nothing")
+        return milliseconds
 
     def _counts(self) -> dict:
         from .AnnotatePanel import countVoxels
@@ -145,19 +150,28 @@ class StraightRoad:
         return countVoxels(self.desk.panel("AnnotatePanel").nodes.annotation)
 
     def propose(self) -> None:
-        """Switch the superpixel proposals on and off again."""
-        name = superpixelsEffectName()
-        if not name:
+        """Switch the superpixel proposals on, paint a stroke, and see what is proposed; accept it and undo that."""
+        if not superpixelsEffectName():
             self._say("no superpixel effect, skipped")
             return
         panel = self._panel("AnnotatePanel")
         panel.ui.superpixelsButton.click()
-        self._wait(1)
-        self.test.assertEqual(panel.editor.activeEffect().name, name)
+        effect = superpixelsEffectOf(panel.editor)
+        self.test.assertTrue(self._wait(30, lambda: effect.proposals is not None), "superpixels didn't come")
         panel.ui.superpixelsButton.click()
         self._wait(0.5)
         self.test.assertEqual(panel.editor.activeEffect().name, "Paint")
-        self._say("proposals switched on and off")
+        before = effect.proposals.proposed_superpixels
+        panel.editor.setCurrentSegmentID(self.logic.classes.background.segment_id)
+        milliseconds = self._stroke(toRight=-90, until=lambda: effect.proposals.proposed_superpixels > before)
+        counts = self._counts()
+        self.test.assertGreater(effect.accept(), 0)
+        self.test.assertNotEqual(self._counts(), counts)
+        panel.editor.undo()
+        self._wait(0.3)
+        self.test.assertEqual(self._counts(), counts)
+        effect.stop()
+        self._say(f"superpixels proposed {milliseconds:.0f} ms after a stroke, accepted, undone")
 
     def canTrain(self) -> bool:
         """Look at the computer as the panel Setup does; whether it can train."""
@@ -259,6 +273,22 @@ class StraightRoad:
         self.test.assertEqual(self.logic.project.folder, self.folder / "sample")
         self.test.assertEqual(self.desk.shown, shown)
         self._say("scene saved, closed and loaded again")
+
+    def reloadModule(self) -> None:
+        """Reload the module: the cohort and its case are back, and nothing of the former panels is at work."""
+        before, shown = self.widget, self.desk.shown
+        slicer.util.reloadScriptedModule("SemiSupSeg")
+        self._wait(1)
+        self.widget = slicer.util.getModuleWidget("SemiSupSeg")
+        self.desk, self.logic = self.widget.desk, self.widget.logic
+        self.test.assertIsNot(self.widget, before)
+        self.test.assertFalse(before.pollTimer.active)
+        self.test.assertFalse(before.Observations)
+        self.test.assertTrue(self.logic.isOpen)
+        self.test.assertEqual(self.desk.shown, shown)
+        self._panel("AnnotatePanel")
+        self.test.assertEqual(self.desk.panel("AnnotatePanel").editor.activeEffect().name, "Paint")
+        self._say("module reloaded")
 
     def _holds(self) -> str:
         return (

@@ -327,6 +327,8 @@ class Project(PredictionScene):
                     job.detach()
                 job.runner.close()
             self.jobs = []
+            if self.curves is not None:
+                self.curves.plot.remove()
             self.forget_scene()
 
     def forget_scene(self) -> None:

@@ -575,7 +575,9 @@ def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trai
     assert card.can_resume
     project.shelf.delete(card.path)
     assert not card.path.exists()
+    (chart, _) = project.curves.plot.charts
     project.close()
+    assert chart.GetScene() is None, "the curves go with the cohort"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
