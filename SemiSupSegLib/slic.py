@@ -29,6 +29,7 @@ INTENSITY_LEVELS = 1023  # 10 bits: finer than the noise of any scan once it is 
 CANDIDATE_BITS = 3
 FARTHEST = 2**29  # the largest fixed-point distance: leaves room for sums below 2^31
 SAMPLES_PER_AXIS = 8  # a centre is estimated from at most 8^3 voxels of each cell
+_MOST_THREADS = 8
 _CELLS_PER_CALL = 8192  # keeps one call's arrays within a level-2 cache
 
 
@@ -374,8 +375,13 @@ def sampled_offsets(step: int) -> list[int]:
 def _in_threads(work: Callable, layers: list[slice], on_part_done: Callable[[], None]) -> list:
     """What ``work`` makes of each of the layers; numpy lets go of the interpreter while it computes."""
     results = []
-    with ThreadPoolExecutor(min(len(layers), os.cpu_count() or 1, 8)) as threads:
+    with ThreadPoolExecutor(min(len(layers), _usable_cores(), _MOST_THREADS)) as threads:
         for result in threads.map(work, layers):
             results.append(result)
             on_part_done()
     return results
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: fewer than there are in containers and under schedulers."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "report": "tables and plots from stored results",
     "ablation": "one training for each switch of a method",
     "speed": "the same work done by others, side by side (speed)",
+    "speed-report": "table and plot from what the command speed has stored",
 }
 _QUALITY = ("la", "acdc", "hippocampus")
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
         from .study import main as run_study
 
         return run_study(name, rest)
-    return importlib.import_module(f".{name}", __package__).main(rest)
+    return importlib.import_module(f".{name.replace('-', '.')}", __package__).main(rest)
 
 
 if __name__ == "__main__":

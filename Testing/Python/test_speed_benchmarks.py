@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from Testing.Benchmarks.speed import command
+from Testing.Benchmarks.speed import command, report
 from Testing.Benchmarks.speed.measure import alternate, peak_memory, side_by_side
 from Testing.Benchmarks.speed.rows import MissingPeer, Options, Row, attempt, require
 
@@ -150,6 +150,37 @@ def test_rows_of_other_areas_stay(fake_areas, tmp_path):
 
 def test_sizes_follow_the_options():
     assert [Options(**each).pick(3, 2, 1) for each in ({}, {"quick": True}, {"tiny": True})] == [3, 2, 1]
+
+
+REPORT = {
+    "device": "abacus", "threads": 1, "cores": 2, "date": "2026-01-02", "versions": {"torch": "2.0"}, "size": "full",
+    "rows": [
+        {"area": "sums", **Row("sum", "numpy", ours=0.0123, theirs=0.5, aim=3.0, equal=True).to_json()},
+        {"area": "sums", **Row("product", "numpy", error="no such file").to_json()},
+        {"area": "sums", **Row("search", "faiss", ours=60.0, theirs=90.0, unit="ms", limit=50.0).to_json()},
+        {"area": "scaling", **Row("sum / numbers", "linear growth", ours=2.0, theirs=4.0, unit="x",
+            values={"work": "sum", "against": "numbers", "sizes": [1, 4], "seconds": [1, 2]}).to_json()},
+    ],
+}  # fmt: skip
+
+
+def test_report_becomes_a_table_between_the_marks_and_nothing_else_changes():
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.updated(text, REPORT)
+    assert "| sum | numpy | 0.0123 s | 0.5 s | **40.7** | 3 | yes |" in once
+    assert "| product | numpy | – | – | – |  | failed |" in once
+    assert "| search | faiss | 60 ms | 90 ms | 1.5 | under 50 ms | – |" in once
+    assert "sum / numbers" not in once
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert report.updated(once, REPORT) == once
+
+
+def test_report_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    report.plot(REPORT, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("area", command.AREAS)

@@ -153,7 +153,7 @@ def test_neither_memory_layout_nor_threads_change_ids(monkeypatch):
     np.testing.assert_array_equal(compute_superpixels(np.asfortranarray(image), (1, 1, 1)), reference)
     monkeypatch.setattr("SemiSupSegLib.slic._CELLS_PER_CALL", 256)
     np.testing.assert_array_equal(compute_superpixels(image, (1, 1, 1)), reference)
-    monkeypatch.setattr("SemiSupSegLib.slic.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("SemiSupSegLib.slic._usable_cores", lambda: 1)
     np.testing.assert_array_equal(compute_superpixels(image, (1, 1, 1)), reference)
 
 

@@ -84,7 +84,7 @@ def _curves(options: Options, folder: Path) -> Iterator[Curve]:
     cases = labeled[-1]
     yield Curve(
         "training step",
-        "labeled share of the cases",
+        "labeled share",
         [count / cases for count in labeled],
         lambda share: _training_step(cases, round(share * cases), 2, shape, options),
     )
