@@ -15,6 +15,9 @@ from .labels import IGNORE
 # Voxel centres that lie on a face between two voxels, give or take rounding, belong to the upper one.
 _ON_FACE = 1e-6
 
+TRUNCATE = 3.0
+"""How many standard deviations the smoothing of `resample_image` reaches."""
+
 
 def resample_image(volume: Volume, geometry: Geometry) -> Volume:
     """Bring an image onto another grid, by physical coordinates.
@@ -41,12 +44,17 @@ def resample_image(volume: Volume, geometry: Geometry) -> Volume:
     array = np.asarray(volume.array, dtype=np.float32)
     if volume.geometry.same_grid(geometry):
         return Volume(array, geometry)
-    steps = np.abs(geometry.index_map(volume.geometry)[:3, :3]).max(axis=1)
-    half_width = 2 * math.sqrt(2 * math.log(2))
-    sigmas = [math.sqrt(step * step - 1) / half_width if step > 1 + 1e-3 else 0.0 for step in steps]
+    sigmas = smoothing(volume.geometry, geometry)
     if any(sigmas):
-        array = ndimage.gaussian_filter(array, sigmas[::-1], mode="nearest", truncate=3.0)
+        array = ndimage.gaussian_filter(array, sigmas, mode="nearest", truncate=TRUNCATE)
     return Volume(_interpolated(array, volume.geometry, geometry), geometry)
+
+
+def smoothing(source: Geometry, target: Geometry) -> list[float]:
+    """Standard deviations in voxels, (k, j, i), with which `resample_image` smooths; 0 where nothing gets coarser."""
+    steps = np.abs(target.index_map(source)[:3, :3]).max(axis=1)[::-1]
+    half_width = 2 * math.sqrt(2 * math.log(2))
+    return [math.sqrt(step * step - 1) / half_width if step > 1 + 1e-3 else 0.0 for step in steps]
 
 
 def resample_probabilities(array: np.ndarray, source: Geometry, target: Geometry) -> np.ndarray:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -14,9 +13,13 @@ from ..cohort import Case, Cohort, Role
 from ..errors import CohortError, ErrorCode
 from ..labels import IGNORE
 from ..volume import Geometry, check_image, resample_labels
+from .array_cache import ArrayCache, file_identity
 from .plan import Plan, prepare_image
 
 _MOST_LISTED_VOXELS = 20_000
+_NO_CACHE = ArrayCache()
+_PREPARATION = 1
+"""Counts up when the same file and plan give other arrays than before, so that cached ones aren't taken for them."""
 
 
 @dataclass
@@ -84,6 +87,7 @@ def load_training_cases(
     *,
     annotations: str,
     unlabeled: bool,
+    cache: ArrayCache = _NO_CACHE,
     on_progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> list[TrainingCase]:
     """Every case of role *train* that a method can use.
@@ -94,6 +98,8 @@ def load_training_cases(
         Which annotation of a case that has both; with "dense only", scribbles train nowhere.
     unlabeled : bool
         Whether cases without annotation are wanted too.
+    cache : ArrayCache
+        Of the cases' arrays.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def load_training_cases(
     for index, member in enumerate(members):
         on_progress(index / len(members), f"Loading {member.id}")
         if member.trains_with(annotations) is not None or unlabeled:
-            case = load_case(cohort, member, plan, device, annotations=annotations)
+            case = load_case(cohort, member, plan, device, annotations=annotations, cache=cache)
             if case.annotation is not None or unlabeled:
                 loaded.append(case)
     _check_annotations(loaded, annotations)
@@ -117,6 +123,7 @@ def load_validation_cases(
     plan: Plan,
     device: torch.device,
     *,
+    cache: ArrayCache = _NO_CACHE,
     on_progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> list[TrainingCase]:
     """Every case of role *validation* with its dense label; raises `CohortError` where one has none."""
@@ -124,32 +131,36 @@ def load_validation_cases(
     loaded = []
     for index, member in enumerate(members):
         on_progress(index / len(members), f"Loading {member.id}")
-        case = _load_image(cohort, member, plan, device)
-        truth = resample_labels(cohort.read_label(member), cohort.read_geometry(member), case.geometry)
-        case.annotate(truth, is_dense=True)
+        case = _load_image(cohort, member, plan, device, cache)
+        case.annotate(_on_grid(cohort, member, "label", case.geometry, cache), is_dense=True)
         loaded.append(case)
     return loaded
 
 
 def load_case(
-    cohort: Cohort, member: Case, plan: Plan, device: torch.device, *, annotations: str = "auto"
+    cohort: Cohort,
+    member: Case,
+    plan: Plan,
+    device: torch.device,
+    *,
+    annotations: str = "auto",
+    cache: ArrayCache = _NO_CACHE,
 ) -> TrainingCase:
     """One training case on the plan's grid."""
-    case = _load_image(cohort, member, plan, device)
-    labels, is_dense = read_annotation(cohort, member, case.geometry, annotations)
+    case = _load_image(cohort, member, plan, device, cache)
+    labels, is_dense = read_annotation(cohort, member, case.geometry, annotations, cache)
     case.annotate(labels, is_dense=is_dense)
     return case
 
 
 def read_annotation(
-    cohort: Cohort, member: Case, geometry: Geometry, annotations: str
+    cohort: Cohort, member: Case, geometry: Geometry, annotations: str, cache: ArrayCache = _NO_CACHE
 ) -> tuple[np.ndarray | None, bool]:
     """What a case trains with, on a grid, and whether it is a dense label; None where no voxel is annotated."""
     kind = member.trains_with(annotations)
     if kind is None:
         return None, False
-    labels = cohort.read_label(member) if kind == "label" else cohort.read_scribble(member)
-    labels = resample_labels(labels, cohort.read_geometry(member), geometry)
+    labels = _on_grid(cohort, member, kind, geometry, cache)
     return (labels if (labels != IGNORE).any() else None), kind == "label"
 
 
@@ -164,12 +175,33 @@ def read_proposals(cohort: Cohort, member: Case, geometry: Geometry) -> np.ndarr
     return labels if (labels != IGNORE).any() else None
 
 
-def _load_image(cohort: Cohort, member: Case, plan: Plan, device: torch.device) -> TrainingCase:
-    volume = cohort.read_image(member)
-    check_image(volume, member.id)
-    prepared = prepare_image(volume, plan)
-    image = torch.from_numpy(prepared.array).to(device=device, dtype=torch.float16)
-    return TrainingCase(member.id, prepared.geometry, image)
+def _load_image(cohort: Cohort, member: Case, plan: Plan, device: torch.device, cache: ArrayCache) -> TrainingCase:
+    own = cohort.read_geometry(member)
+    geometry = own.with_spacing(plan.training_spacing(own.spacing))
+
+    def make() -> np.ndarray:
+        volume = cohort.read_image(member)
+        check_image(volume, member.id)
+        return prepare_image(volume, plan).array.astype(np.float16)
+
+    about = [_PREPARATION, geometry.to_json(), asdict(plan.normalisation)]
+    array = cache.get(member.image, "image", about, make, shape=geometry.shape, dtype=np.float16)
+    return TrainingCase(member.id, geometry, torch.from_numpy(array).to(device))
+
+
+def _on_grid(cohort: Cohort, member: Case, kind: str, geometry: Geometry, cache: ArrayCache) -> np.ndarray:
+    """A case's "label" or "scribble" on a grid."""
+    file = getattr(member, kind)
+    read = cohort.read_label if kind == "label" else cohort.read_scribble
+    if file is None:
+        return read(member)  # which says so
+
+    def make() -> np.ndarray:
+        return resample_labels(read(member), cohort.read_geometry(member), geometry)
+
+    values = None if file.values is None else dict(file.values)
+    about = [_PREPARATION, values, cohort.schema.to_json(), file_identity(member.image), geometry.to_json()]
+    return cache.get(file.path, kind, about, make, shape=geometry.shape, dtype=np.uint8)
 
 
 def _check_annotations(cases: Iterable[TrainingCase], annotations: str) -> None:
@@ -202,17 +234,3 @@ def _list_voxels(annotation: np.ndarray) -> tuple[dict[int, np.ndarray], dict[in
         step = -(-found.size // _MOST_LISTED_VOXELS)
         voxels[int(label)] = found[::step]
     return voxels, counts
-
-
-def superpixel_cache(cohort: Cohort, run_folder: Path) -> Path:
-    """Folder where superpixels are kept from run to run: beside the cohort where that can be written."""
-    if cohort.path is not None:
-        folder = Path(cohort.path).parent / ".semisupseg-cache"
-        try:
-            folder.mkdir(exist_ok=True)
-            return folder
-        except OSError:
-            pass
-    folder = run_folder / "cache"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -23,7 +23,7 @@ from ..segmentation_file import read_annotation
 from ..superpixels import SuperpixelSettings, cached_superpixels
 from ..training_settings import PredictionSettings, TrainingSettings
 from ..volume import Geometry
-from .cases import superpixel_cache
+from .array_cache import cache_folder
 from .demo_picture import PictureRow, draw
 from .evaluation import evaluate_folder
 from .plan import Plan, prepare_image
@@ -195,7 +195,7 @@ def _superpixels(cohort: Cohort, volume, run: RunFolder, settings: TrainingSetti
         size_mm=settings.sp3.superpixel_size, compactness=settings.sp3.compactness, dimensions=plan.dimensions
     )
     ids = cached_superpixels(
-        superpixel_cache(cohort, run.path),
+        cache_folder(cohort, run.path),
         prepared.array.astype(np.float16),  # as training holds it: then they are in the cache
         prepared.geometry.spacing,
         options,

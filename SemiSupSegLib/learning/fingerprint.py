@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from ..cohort import Cohort, Role
+from ..cohort import Case, Cohort, Role
 from ..errors import CohortError, ErrorCode
 from ..volume import check_image, read_geometry
+from .array_cache import ArrayCache
 
 _SAMPLED_CASES = 20
 _CASES_TO_KNOW_CT = 3
@@ -39,11 +42,18 @@ class Fingerprint:
 
 
 def read_fingerprint(
-    cohort: Cohort, on_progress: Callable[[float, str], None] = lambda fraction, text: None
+    cohort: Cohort,
+    on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+    cache: ArrayCache | None = None,
 ) -> Fingerprint:
     """The fingerprint of a cohort's training cases; grey values from at most twenty of them, annotated ones first.
 
     Only CT is normalised by the cohort's grey values: as soon as a few images show that it is none, no more are read.
+
+    Parameters
+    ----------
+    cache : ArrayCache, optional
+        Of the samples: images that are in it aren't read.
 
     Raises
     ------
@@ -57,23 +67,34 @@ def read_fingerprint(
             "Give at least one annotated case the role 'train'.",
             code=ErrorCode.NO_ANNOTATION,
         )
-    geometries = [read_geometry(case.image) for case in cases]
+    cache = cache or ArrayCache()
+    geometry_of = {case.id: read_geometry(case.image) for case in cases}
     cases.sort(key=lambda case: not case.annotated)
     sampled: list[np.ndarray] = []
     for index, case in enumerate(cases[:_SAMPLED_CASES]):
         if index == _CASES_TO_KNOW_CT and all(values.min() > _AIR for values in sampled):
             break
         on_progress(index / min(len(cases), _SAMPLED_CASES), "Looking at the images")
-        volume = cohort.read_image(case)
-        check_image(volume, case.id)
-        values = volume.array.reshape(-1)
-        # At uneven distances: a whole number of rows apart would always be the same columns.
-        chosen = np.linspace(0, values.size - 1, min(values.size, _SAMPLED_VOXELS)).astype(np.int64)
-        sampled.append(values[chosen].astype(np.float32))
+        count = min(math.prod(geometry_of[case.id].size), _SAMPLED_VOXELS)
+        sampled.append(
+            cache.get(
+                case.image, "sample", count, partial(_sample, cohort, case, count), shape=(count,), dtype=np.float32
+            )
+        )
     intensities = np.concatenate(sampled)
     return Fingerprint(
-        spacings=np.array([geometry.spacing for geometry in geometries]),
-        sizes=np.array([geometry.size for geometry in geometries]),
+        spacings=np.array([geometry.spacing for geometry in geometry_of.values()]),
+        sizes=np.array([geometry.size for geometry in geometry_of.values()]),
         intensities=intensities,
         is_ct=bool(np.median([values.min() for values in sampled]) <= _AIR and np.ptp(intensities) > 1000),
     )
+
+
+def _sample(cohort: Cohort, case: Case, count: int) -> np.ndarray:
+    """So many of an image's grey values, float32."""
+    volume = cohort.read_image(case)
+    check_image(volume, case.id)
+    values = volume.array.reshape(-1)
+    # At uneven distances: a whole number of rows apart would always be the same columns.
+    chosen = np.linspace(0, values.size - 1, count).astype(np.int64)
+    return values[chosen].astype(np.float32)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..volume import Geometry, resample_probabilities
+from ..volume import Geometry
+from .grids import resample_probabilities
 from .sliding_window import Box, SlidingWindow
 
 _SLAB_NUMBERS = 8_000_000
@@ -24,7 +25,7 @@ def predicted_slabs(
     *,
     most_numbers: float = math.inf,
     on_window: Callable[[float], None] = lambda fraction: None,
-) -> Iterator[tuple[Box, np.ndarray]]:
+) -> Iterator[tuple[Box, Tensor]]:
     """Class probabilities of an image on its own grid, part by part.
 
     Parameters
@@ -45,8 +46,8 @@ def predicted_slabs(
     ------
     box : tuple of slice
         Part of the target grid, (k, j, i). Together they cover it, once.
-    probabilities : numpy.ndarray
-        ``(C, k, j, i)`` float32 of that part; good until the next one.
+    probabilities : torch.Tensor
+        ``(C, k, j, i)`` float32 of that part, on the CPU; good until the next one.
     """
     axes = [_Axis(source, target, axis) for axis in range(3)]
     # What is held is as thick as a window: along the axis of most windows it is the smallest part of the image.
@@ -67,7 +68,7 @@ def predicted_slabs(
         done = 0
         for start, slab in sliding.slabs(image, axis=along.axis, region=region, lead=_LEAD, on_window=tell):
             stop = start + slab.shape[along.axis + 1]
-            probabilities = slab.cpu().numpy()
+            probabilities = slab.cpu()
             ready = along.ready(stop)
             thickness = max(1, _SLAB_NUMBERS // (sliding.n_classes * _area(target, along, across, strip)))
             for first in range(done, ready, thickness):
@@ -78,10 +79,8 @@ def predicted_slabs(
                 known = _box({along.axis: have, across.axis: part}, source.shape)
                 inside = [slice(None)] * 4
                 inside[along.axis + 1] = slice(have.start - start, have.stop - start)
-                yield (
-                    box,
-                    resample_probabilities(probabilities[tuple(inside)], _part(source, known), _part(target, box)),
-                )
+                there = probabilities[tuple(inside)]
+                yield box, resample_probabilities(there, _part(source, known), _part(target, box))
             done = ready
         finished += 1
 

@@ -16,9 +16,10 @@ import torch
 from ..errors import ModelError, SettingsError
 from ..labels import MAXIMUM_CLASSES
 from ..training_settings import TrainingSettings
-from ..volume import Volume, resample_image
+from ..volume import Volume
 from .devices import free_bytes, prefers_bfloat16
 from .fingerprint import Fingerprint
+from .grids import resample_image
 
 _CPU_PATCH_VOXELS = 90_000
 _CPU_PATCH_PIXELS = 160 * 160

@@ -169,6 +169,11 @@ class Predictor:
             return self.network(to_memory_format(x.to(self.device))).to(x.device)
 
 
+def binary_share_of_entropy(probabilities: Tensor) -> Tensor:
+    """``min(1, H / ln 2)`` of probabilities ``(C, ...)``: 1 where two classes are equally likely, whatever C is."""
+    return (torch.special.entr(probabilities).sum(dim=0) / math.log(2)).clamp_max(1)
+
+
 class _Results:
     """What is kept of an image's probabilities, taken in part by part."""
 
@@ -178,29 +183,23 @@ class _Results:
         self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
         self.doubt, self.extent = 0.0, 0
 
-    def take(self, box: Box, probabilities: np.ndarray) -> None:
+    def take(self, box: Box, probabilities: Tensor) -> None:
         """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
-        self.labels[box] = probabilities.argmax(axis=0)
+        self.labels[box] = probabilities.argmax(dim=0).numpy()
         possible = probabilities[0] < _SURELY_BACKGROUND
-        self.extent += int(np.count_nonzero(possible))
+        self.extent += int(possible.count_nonzero())
         if self.uncertainty is None:
             self.doubt += float(binary_share_of_entropy(probabilities[:, possible]).sum())
         else:
             entropy = binary_share_of_entropy(probabilities)
             self.doubt += float(entropy[possible].sum())
-            self.uncertainty[box] = entropy
+            self.uncertainty[box] = entropy.numpy()
         if self.probabilities is not None:
-            self.probabilities[(slice(None), *box)] = probabilities
+            self.probabilities[(slice(None), *box)] = probabilities.numpy()
 
     def prediction(self) -> Prediction:
         score = self.doubt / self.extent if self.extent else 0.0
         return Prediction(self.labels, self.probabilities, self.uncertainty, score)
-
-
-def binary_share_of_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """``min(1, H / ln 2)`` of probabilities ``(C, ...)``: 1 where two classes are equally likely, whatever C is."""
-    p = np.clip(probabilities, 1e-7, 1)
-    return np.minimum(1.0, -(p * np.log(p)).sum(axis=0) / math.log(2)).astype(np.float32)
 
 
 def build_planned_network(plan: Plan) -> SegmentationNetwork:

@@ -18,6 +18,7 @@ from ..errors import ErrorCode, SemiSupSegError, SettingsError
 from ..files import delete_temporaries
 from ..models import Model
 from ..training_settings import TrainingSettings
+from .array_cache import ArrayCache, cache_folder
 from .budget import planned_iterations
 from .cases import TrainingCase
 from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint, save_tensors
@@ -122,12 +123,15 @@ class TrainingRun:
 
     def _plan_of_leader(self) -> Plan:
         return derive_plan(
-            read_fingerprint(self.cohort, self._preparing),
+            read_fingerprint(self.cohort, self._preparing, self._cache()),
             self.settings,
             self.cohort.schema.n_classes,
             self.device,
             **self.method_class.network_needs(self.settings),
         )
+
+    def _cache(self) -> ArrayCache:
+        return ArrayCache(cache_folder(self.cohort, self.session.folder.path))
 
     def _check_batch(self) -> None:
         if self.plan.batch_size < self.processes.size:

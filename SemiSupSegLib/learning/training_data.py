@@ -12,6 +12,7 @@ from ..cohort import Cohort, Role
 from ..errors import CohortError, ErrorCode
 from ..labels import IGNORE
 from ..training_settings import TrainingSettings
+from .array_cache import ArrayCache, cache_folder
 from .cases import (
     TrainingCase,
     load_case,
@@ -19,7 +20,6 @@ from .cases import (
     load_validation_cases,
     read_annotation,
     read_proposals,
-    superpixel_cache,
 )
 from .devices import empty_cache
 from .held_out_strokes import HeldOutStrokes
@@ -45,7 +45,7 @@ class TrainingData:
     device : torch.device
         Where the cases are to lie.
     run_folder : pathlib.Path
-        Keeps superpixels where the cohort's folder can't.
+        Keeps prepared arrays and superpixels where the cohort's folder can't.
     on_progress : callable
         Called with a fraction 0..1 and text; may raise to stop.
 
@@ -75,12 +75,15 @@ class TrainingData:
         self.annotations = settings.annotations
         if settings.annotations == "auto" and method.trains_on == "dense":
             self.annotations = "dense only"
+        folder = cache_folder(cohort, run_folder)
+        self.cache = ArrayCache(folder)
         self.cases = load_training_cases(
-            cohort, plan, device, annotations=self.annotations, unlabeled=method.uses_unlabeled, on_progress=on_progress
-        )
+            cohort, plan, device, annotations=self.annotations, unlabeled=method.uses_unlabeled, cache=self.cache,
+            on_progress=on_progress,
+        )  # fmt: skip
         self.validation: list[TrainingCase] = []
         if settings.validations > 0:
-            self.validation = load_validation_cases(cohort, plan, device, on_progress=on_progress)
+            self.validation = load_validation_cases(cohort, plan, device, cache=self.cache, on_progress=on_progress)
         self.held_out: HeldOutStrokes | None = None
         if settings.held_out_strokes and settings.validations > 0 and not self.validation:
             self.held_out = HeldOutStrokes(settings.seed)
@@ -88,8 +91,7 @@ class TrainingData:
                 self.held_out.take(case)
         self.superpixels: SuperpixelPreparation | None = None
         if method.uses_superpixels:
-            cache = superpixel_cache(cohort, run_folder)
-            self.superpixels = SuperpixelPreparation(settings.sp3, plan.dimensions, cache)
+            self.superpixels = SuperpixelPreparation(settings.sp3, plan.dimensions, folder)
             for index, case in enumerate(self.cases):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
                 self.superpixels.prepare(case)
@@ -116,9 +118,10 @@ class TrainingData:
             raise CohortError(f"Case '{case_id}' is not a training case.", "Change its role first.")
         case = next((each for each in self.cases if each.id == case_id), None)
         if case is None:
-            self._add(load_case(cohort, member, self.plan, self.device, annotations=self.annotations), cohort)
+            new = load_case(cohort, member, self.plan, self.device, annotations=self.annotations, cache=self.cache)
+            self._add(new, cohort)
         else:
-            labels, is_dense = read_annotation(cohort, member, case.geometry, self.annotations)
+            labels, is_dense = read_annotation(cohort, member, case.geometry, self.annotations, self.cache)
             if labels is None and all(each.annotation is None for each in self.cases if each is not case):
                 raise CohortError(
                     "No training case would have an annotated voxel.",

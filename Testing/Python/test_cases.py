@@ -13,13 +13,14 @@ from tiny_problem import tiny_plan
 from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
 from SemiSupSegLib.errors import CohortError, ErrorCode, VolumeError
 from SemiSupSegLib.labels import IGNORE, LabelSchema, SegmentClass
+from SemiSupSegLib.learning.array_cache import ArrayCache, cache_folder
 from SemiSupSegLib.learning.cases import (
     TrainingCase,
     load_case,
     load_training_cases,
     load_validation_cases,
-    superpixel_cache,
 )
+from SemiSupSegLib.learning.fingerprint import read_fingerprint
 from SemiSupSegLib.learning.superpixel_preparation import SuperpixelPreparation
 from SemiSupSegLib.learning.training_data import TrainingData
 from SemiSupSegLib.method_settings import SP3Settings
@@ -197,14 +198,33 @@ def test_superpixels_of_a_flat_plan_stay_within_slices(tmp_path):
     assert not ids[0] & ids[1]
 
 
-def test_the_cache_lies_beside_the_cohort_or_in_the_run(tmp_path):
-    saved = Cohort(SCHEMA, ()).save(tmp_path / "cohort" / "cohort.json")
-    assert superpixel_cache(saved, tmp_path / "run") == tmp_path / "cohort" / ".semisupseg-cache"
-    assert superpixel_cache(Cohort(SCHEMA, ()), tmp_path / "run") == tmp_path / "run" / "cache"
-    blocked = tmp_path / "cohort" / ".semisupseg-cache"
-    blocked.rmdir()
-    blocked.write_text("in the way")
-    assert superpixel_cache(saved, tmp_path / "run") == tmp_path / "run" / "cache"
+def test_a_cohort_that_was_used_before_is_not_read_again(tmp_path, monkeypatch):
+    cases = (
+        a_case(tmp_path, "a", dense=True, scribbled=True),
+        a_case(tmp_path, "b"),
+        a_case(tmp_path, "c", dense=True, role=Role.VALIDATION),
+    )
+    cohort = Cohort(SCHEMA, cases).save(tmp_path / "cohort.json")
+
+    def load() -> TrainingData:
+        read_fingerprint(cohort, cache=ArrayCache(cache_folder(cohort, tmp_path)))
+        return TrainingData(cohort, TrainingSettings(method="sp3"), tiny_plan(), CPU, tmp_path)
+
+    first = load()
+    with monkeypatch.context() as patched:
+        patched.setattr(Cohort, "read_image", None)
+        patched.setattr(Cohort, "_read_annotation", None)
+        second = load()
+    for one, other in zip((*first.cases, *first.validation), (*second.cases, *second.validation), strict=True):
+        assert one.geometry == other.geometry
+        assert one.counts == other.counts
+        for name in ("image", "annotation", "superpixels", "expanded"):
+            pair = getattr(one, name), getattr(other, name)
+            assert pair == (None, None) or torch.equal(*pair)
+    strokes = np.zeros(GEOMETRY.shape, np.uint8)
+    strokes[3, 5, 5:8], strokes[3, 1, 1:5] = 2, 1
+    write(cases[0].scribble.path, strokes)
+    assert load().cases[0].counts[0] == 4
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SemiSupSegLib.learning import own_grid
+from SemiSupSegLib.learning.grids import resample_probabilities
 from SemiSupSegLib.learning.own_grid import predicted_slabs
 from SemiSupSegLib.learning.sliding_window import SlidingWindow
-from SemiSupSegLib.volume import Geometry, resample_probabilities
+from SemiSupSegLib.volume import Geometry
 
 OBLIQUE = (0.0, 0.8, 0.6, -1.0, 0.0, 0.0, 0.0, -0.6, 0.8)
 
@@ -47,7 +48,7 @@ def test_parts_together_are_the_whole(size, spacing, window, most_numbers, numbe
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(own_grid, "_SLAB_NUMBERS", numbers_at_once)
         found = assembled(sliding, image, source, target, most_numbers=most_numbers)
-    wanted = resample_probabilities(sliding(image).numpy(), source, target)
+    wanted = resample_probabilities(sliding(image), source, target).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

@@ -119,7 +119,7 @@ def test_probabilities_sum_to_one_and_uncertainty_is_a_share():
 
 
 def test_two_equally_likely_classes_are_fully_uncertain():
-    shares = binary_share_of_entropy(np.array([[0.5, 1.0, 1 / 3], [0.5, 0.0, 1 / 3], [0.0, 0.0, 1 / 3]]))
+    shares = binary_share_of_entropy(torch.tensor([[0.5, 1.0, 1 / 3], [0.5, 0.0, 1 / 3], [0.0, 0.0, 1 / 3]]))
     assert shares == pytest.approx([1.0, 0.0, 1.0], abs=1e-4)
 
 
