@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_problem import CPU, tiny_plan, training_case
+from two_processes import in_two_processes
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.distributed import ALONE, Processes, joined_processes
@@ -69,28 +66,9 @@ def losses(kind: str, processes: Processes) -> dict[str, list]:
     return {"curves": curves, "teacher": teacher.tolist()}
 
 
-# What the other processes do ------------------------------------------------------------------------------------------
-
-
-def in_two_processes(work: Callable[[Processes, Path], object], folder: Path) -> list:
-    """What a function makes in each of two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (work, str(folder), port), nprocs=2)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-
-
-def _work(rank: int, work: Callable, folder: str, port: int) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}  # fmt: skip
+def all_losses(folder: Path) -> dict[str, dict]:
     with joined_processes() as processes:
-        made = work(processes, Path(folder))
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(made))
-
-
-def all_losses(processes: Processes, folder: Path) -> dict[str, dict]:
-    return {kind: losses(kind, processes) for kind in KINDS}
+        return {kind: losses(kind, processes) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripted_session import Script, ScriptedSession, sending
 
 from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
-from SemiSupSegLib.events import Command, Event
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
 from SemiSupSegLib.learning import training, training_data
 from SemiSupSegLib.learning.local_session import LocalSession
@@ -39,8 +39,6 @@ TINY = (
     "schedule.unlabeled_start=0.3",
 )  # fmt: skip
 
-Script = Mapping[int, Callable[[LocalSession], None]]
-
 
 @pytest.fixture(autouse=True)
 def threads_as_before():
@@ -54,37 +52,6 @@ def cohort(tmp_path_factory) -> Cohort:
     """Two scribbled cases, one without annotation, one for validation."""
     folder = tmp_path_factory.mktemp("phantom")
     return make_phantom_cohort(folder, n_cases=4, shape=(12, 24, 24), n_scribbled=2, n_validation=1, n_test=0)
-
-
-class ScriptedSession(LocalSession):
-    """A session whose owner does something when a number of steps is done, before the next one."""
-
-    def __init__(self, folder: RunFolder, script: Script):
-        self.events: list[Event] = []
-        super().__init__(folder, self.events.append)
-        self.script = dict(script)
-
-    def commands(self) -> list[Command]:
-        action = self.script.pop(self._iteration, None)
-        if action is not None:
-            action(self)
-        return super().commands()
-
-    def set_state(self, state: State) -> None:
-        super().set_state(state)
-        if state is State.PAUSED and "paused" in self.script:
-            self.script.pop("paused")(self)
-
-    def fields_of(self, name: str) -> list[Mapping]:
-        return [event.fields for event in self.events if event.name == name]
-
-    @property
-    def error(self) -> Mapping:
-        return self.fields_of("error")[-1]
-
-
-def sending(name: str, **fields: str) -> Callable[[LocalSession], None]:
-    return lambda session: session._take(Command(name, name, fields))
 
 
 def new_run(folder: Path, cohort: Cohort, *overrides: str) -> RunFolder:
