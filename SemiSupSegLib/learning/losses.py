@@ -4,9 +4,9 @@ Logits and probabilities are ``(B, C, *spatial)``, class labels ``(B, *spatial)`
 0 (background) to C - 1 and 255 where nothing is annotated; 2D and 3D alike. Everything is computed
 in float32, also under autocast.
 
-A loss over a part of the voxels is a fraction, and a mean of fractions over processes isn't the
-fraction over all their voxels. So every loss here returns a `MaskedMean`: its ``value`` is what one
-process minimises, its ``across_processes().value`` what each of several does.
+A loss over a part of the voxels is a fraction, and a mean of fractions over parts of a batch isn't the
+fraction over all its voxels. So every loss here returns a `MaskedMean`, of which ``value`` is minimised:
+that of the whole batch also where processes share it (see `distributed`).
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Means over some of the voxels, kept as fractions until every process has added its part."""
+"""Means over some of the voxels, as fractions."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 
 class MaskedMean(NamedTuple):
-    """A loss as a fraction, so that it can be put together from the parts of several processes.
+    """A loss as a fraction: a mean of such losses over parts of a batch isn't the loss of the whole, their sums are.
 
     Attributes
     ----------
@@ -27,18 +27,6 @@ class MaskedMean(NamedTuple):
         """The mean: a scalar with a gradient, exactly 0 when there was nothing to average."""
         something = self.denominator > 0
         return self.numerator / torch.where(something, self.denominator, torch.ones_like(self.denominator))
-
-    def across_processes(self) -> MaskedMean:
-        """This process's share of the mean over the voxels of all processes.
-
-        Distributed data parallel averages gradients over processes, and the shares' average is the
-        mean. Without an initialised process group nothing changes. Every process must call it.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self
-        total = self.denominator.detach().clone()
-        distributed.all_reduce(total)
-        return MaskedMean(self.numerator * distributed.get_world_size(), total)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> MaskedMean:

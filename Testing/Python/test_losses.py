@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from SemiSupSegLib.learning import losses
 from SemiSupSegLib.learning.losses import (
     MaskedMean,
     consistency_mse,
@@ -404,29 +403,3 @@ def test_fractions_of_the_parts_add_up_to_the_whole():
     for name, loss in whole.items():
         together = MaskedMean(*(a + b for a, b in zip(first[name], rest[name], strict=True)))
         torch.testing.assert_close(together.value, loss.value, msg=name)
-
-
-def _gradient_of_a_share(rank, store, folder):
-    """What one of two processes does: its own cases, the shared denominator."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    logits, target = random_case(batch=3)
-    target[1:] = IGNORE
-    cases = slice(0, 1) if rank == 0 else slice(1, 3)
-    partial_loss(logits[cases], target[cases]).across_processes().value.backward()
-    torch.save(logits.grad, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_gradients_averaged_over_processes_are_those_of_one(tmp_path):
-    torch.multiprocessing.spawn(_gradient_of_a_share, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    average = sum(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)) / 2
-    logits, target = random_case(batch=3)
-    target[1:] = IGNORE
-    partial_loss(logits, target).value.backward()
-    torch.testing.assert_close(average, logits.grad)
-
-
-def test_alone_a_share_is_the_whole():
-    logits, target = random_case()
-    loss = losses.partial_loss(logits, target)
-    assert loss.across_processes() is loss
