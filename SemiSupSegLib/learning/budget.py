@@ -16,9 +16,11 @@ from .trainer import Trainer
 
 _WARM_UP_STEPS = 3
 _TIMED_STEPS = 10
-_FEWEST_TIMED_STEPS = 3
-_LONGEST_SECONDS = 1.5
+_FEWEST_TIMED_STEPS = 2
+_LONGEST_SECONDS = 0.8
 """Where steps are slow, that is on a CPU, fewer of them say enough: nobody should wait for the first real one."""
+_SMALL_SHARE = 0.25
+"""Of steps of a kind that is this rare, a single timed one says enough."""
 _FEWEST_ITERATIONS = 50
 
 
@@ -42,7 +44,8 @@ def planned_iterations(
     shares = _phase_shares(scratch)
     seconds = 0.0
     for fraction, share in shares.items():
-        seconds += share * _step_seconds(scratch, fraction, on_progress)
+        fewest = _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1
+        seconds += share * _step_seconds(scratch, fraction, fewest, on_progress)
     left = processes.of_leader(lambda: settings.budget_minutes * 60 - (time.monotonic() - begun))
     return max(_FEWEST_ITERATIONS, int(left / seconds))
 
@@ -57,7 +60,7 @@ def _phase_shares(trainer: Trainer) -> dict[float, float]:
     return {fractions[-1]: len(fractions) / len(grid) for fractions in kinds.values()}
 
 
-def _step_seconds(trainer: Trainer, fraction: float, on_progress: Callable[[float, str], None]) -> float:
+def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: Callable[[float, str], None]) -> float:
     times = []
     steps = _WARM_UP_STEPS + _TIMED_STEPS
     for step in range(steps):
@@ -66,9 +69,9 @@ def _step_seconds(trainer: Trainer, fraction: float, on_progress: Callable[[floa
         trainer.step_at(fraction)
         _wait_for(trainer.device)
         times.append(trainer.processes.of_leader(lambda: time.monotonic() - begun))  # noqa: B023
-        if len(times) > _FEWEST_TIMED_STEPS and sum(times) > _LONGEST_SECONDS:
+        if len(times) > fewest and sum(times) > _LONGEST_SECONDS:
             break
-    return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - _FEWEST_TIMED_STEPS) :]))
+    return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - fewest) :]))
 
 
 def _wait_for(device: torch.device) -> None:

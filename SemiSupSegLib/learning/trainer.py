@@ -17,6 +17,7 @@ from .checkpoints import Checkpoint, load_optimizer_tensors, optimizer_tensors
 from .deep_supervision import deep_loss
 from .devices import autocast
 from .distributed import ALONE, Processes
+from .light_optimizers import light
 from .methods import METHODS, Method, Step
 from .networks import Features, SegmentationNetwork
 from .plan import Plan
@@ -245,11 +246,11 @@ def make_optimizer(network: nn.Module, settings: OptimizerSettings, rate: float)
     decay = _DEFAULT_RATES[settings.name][1] if settings.weight_decay is None else settings.weight_decay
     parameters = list(network.parameters())
     if settings.name == "sgd":
-        return torch.optim.SGD(parameters, rate, momentum=settings.momentum, weight_decay=decay)
+        return light(torch.optim.SGD)(parameters, rate, momentum=settings.momentum, weight_decay=decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}.get(settings.name)
     if kind is None:
         raise SettingsError(f"There is no optimiser '{settings.name}'.")
-    return kind(parameters, rate, betas=(settings.momentum, 0.999), weight_decay=decay)
+    return light(kind)(parameters, rate, betas=(settings.momentum, 0.999), weight_decay=decay)
 
 
 def hash_of(seed: int, iteration: int) -> int:

@@ -175,7 +175,8 @@ def test_seeds_for_torch_differ_from_step_to_step():
 def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     told = []
 
-    def seconds(trainer, fraction, on_progress):
+    def seconds(trainer, fraction, fewest, on_progress):
+        assert fewest == 2
         told.append(fraction)
         return 0.02 if trainer.method.composition(fraction).unlabeled == 0 else 0.06
 
@@ -188,7 +189,7 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     assert planned_iterations(TrainingSettings(iterations=7), plan, CPU, cases) == 7
 
 
-@pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 8), (60.0, 4)])
+@pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 5), (60.0, 3)])
 def test_slow_steps_are_measured_fewer_times(monkeypatch, seconds, steps):
     clock = [0.0]
     monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
@@ -202,8 +203,16 @@ def test_slow_steps_are_measured_fewer_times(monkeypatch, seconds, steps):
             durations.append(3 * seconds if not durations else seconds)  # the first one warms up
             clock[0] += durations[-1]
 
-    assert budget._step_seconds(SlowTrainer(), 0.5, lambda *told: None) == pytest.approx(seconds)
+    assert budget._step_seconds(SlowTrainer(), 0.5, 2, lambda *told: None) == pytest.approx(seconds)
     assert len(durations) <= steps
+
+
+def test_a_rare_kind_of_step_is_timed_once_where_steps_are_slow(cases, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(budget, "_step_seconds", lambda trainer, fraction, fewest, told: asked.setdefault(fewest, 1.0))
+    settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.1"])
+    planned_iterations(settings, tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),)), CPU, cases)
+    assert asked == {1: 1.0, 2: 1.0}
 
 
 def test_measuring_can_be_stopped_and_changes_nothing_in_the_training(cases):
