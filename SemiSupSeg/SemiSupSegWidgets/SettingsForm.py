@@ -67,7 +67,7 @@ class SettingsForm:
             self._editors[description.key] = lambda: "true" if box.checked else "false"
             return box
         edit = qt.QLineEdit(text)
-        edit.setPlaceholderText(_("automatic") if description.default is None else str(description.default))
+        edit.setPlaceholderText(panel_state.setting_text(description.default) or _("automatic"))
         edit.connect("editingFinished()", self._changed)
         self._editors[description.key] = lambda: edit.text
         return edit

@@ -49,6 +49,7 @@ class TrainPanel(Panel):
         ui.presetComboBox.connect("activated(int)", self.onPresetChosen)
         ui.minutesSpinBox.connect("valueChanged(double)", self.onMinutesChanged)
         ui.advancedButton.connect("toggled(bool)", self.onAdvancedToggled)
+        ui.defaultsButton.connect("clicked(bool)", lambda checked=False: self.takeDefaults())
         ui.startButton.connect("clicked(bool)", lambda checked=False: self.start())
         ui.pauseButton.connect("clicked(bool)", lambda checked=False: self.logic.pause())
         ui.continueButton.connect("clicked(bool)", lambda checked=False: self.logic.resume())
@@ -106,6 +107,13 @@ class TrainPanel(Panel):
         problem = self._settingsProblem()
         self.ui.settingsLabel.text = problem or self._changedText()
         self.ui.settingsLabel.visible = bool(self.ui.settingsLabel.text)
+        self.desk.refresh()
+
+    def takeDefaults(self) -> None:
+        """Set every setting of the form back to its default."""
+        self.logic.getParameterNode().settings = {}
+        self._form.build(self.logic.trainingSettings(), self.method, {})
+        self.onSettingsChanged()
 
     def _changedText(self) -> str:
         changed = dict(self.logic.getParameterNode().settings)
@@ -114,6 +122,11 @@ class TrainPanel(Panel):
     def _assignments(self) -> list:
         settings = panel_state.assignments(dict(self.logic.getParameterNode().settings), self.method)
         return [*settings, f"device={self.desk.device}"]
+
+    @property
+    def _countsIterations(self) -> bool:
+        """Whether the form says how many iterations, so that the minutes don't count."""
+        return "iterations" in dict(self.logic.getParameterNode().settings)
 
     def _settingsProblem(self) -> str:
         try:
@@ -129,7 +142,7 @@ class TrainPanel(Panel):
         with self.desk.attempt():
             self.job = self.logic.train(
                 self.method,
-                minutes=self.ui.minutesSpinBox.value,
+                minutes=None if self._countsIterations else self.ui.minutesSpinBox.value,
                 settings=self._assignments(),
                 warmStart=self.ui.warmStartComboBox.itemData(self.ui.warmStartComboBox.currentIndex) or None,
                 name=self.ui.nameLineEdit.text.strip(),
@@ -286,8 +299,12 @@ class TrainPanel(Panel):
         problem = self._settingsProblem()
         if problem and actions["startButton"].enabled:
             actions["startButton"] = panel_state.Action(False, problem)
-        self.enable(actions)
         node = self.logic.getParameterNode()
+        isChanged = bool(dict(node.settings))
+        actions["defaultsButton"] = panel_state.Action(isChanged, "" if isChanged else _("All of them are already."))
+        counted = "" if not self._countsIterations else _("The setting 'iterations' under Advanced decides.")
+        actions |= {name: panel_state.Action(not counted, counted) for name in ("presetComboBox", "minutesSpinBox")}
+        self.enable(actions)
         self._isFilling = True
         ui = self.ui
         ui.methodComboBox.setCurrentIndex(max(0, ui.methodComboBox.findData(node.method)))

@@ -617,15 +617,22 @@ def setting_text(value: object) -> str:
 def setting_tip(description: SettingDescription) -> str:
     """What a setting means, its unit and range, and the name that scripts use."""
     low, high = description.minimum, description.maximum
-    limits = "" if low is None else f"{low:g} – {high:g}" if high is not None else f"≥ {low:g}"
+    limits = "" if low is None else f"{low:.10g} – {high:.10g}" if high is not None else f"≥ {low:.10g}"
     details = ", ".join(part for part in (limits, description.unit) if part)
-    return f"{description.description}." + (f" ({details})" if details else "") + f"\n{description.key}"
+    default = setting_text(description.default) or _("automatic")
+    return (
+        f"{description.description}."
+        + (f" ({details})" if details else "")
+        + "\n"
+        + _("Default: {value}").format(value=default)
+        + f"\n{description.key}"
+    )
 
 
 def changed_settings(texts: Mapping[str, str], descriptions: Iterable[SettingDescription]) -> dict[str, str]:
-    """Of the form's texts those that say something else than the default."""
+    """Of the form's texts those that say something else than the default; an emptied one is the default."""
     defaults = {each.key: setting_text(each.default) for each in descriptions}
-    return {key: text for key, text in texts.items() if key in defaults and text.strip() != defaults[key]}
+    return {key: text for key, text in texts.items() if key in defaults and text.strip() not in ("", defaults[key])}
 
 
 def assignments(settings: Mapping[str, str], method: str) -> list[str]:

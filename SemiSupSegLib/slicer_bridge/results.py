@@ -70,7 +70,7 @@ def add_segmentation(
     segmentation = slicer.vtkSegmentation()
     _fill(segmentation, _label_map(labels, volume_node, schema, geometry, with_background), schema, with_background)
     node = slicer.vtkMRMLSegmentationNode()
-    node.SetName(volume_node.GetScene().GenerateUniqueName(name))
+    node.SetName(_free_name(volume_node.GetScene(), name))
     node.SetAndObserveSegmentation(segmentation)
     volume_node.GetScene().AddNode(node)
     node.CreateDefaultDisplayNodes()
@@ -217,12 +217,17 @@ def _add_scalar_volume(
     display.SetAndObserveColorNodeID(colors if scene.GetNodeByID(colors) else GRAY)
     scene.AddNode(display)
     node = slicer.vtkMRMLScalarVolumeNode()
-    node.SetName(scene.GenerateUniqueName(name))
+    node.SetName(_free_name(scene, name))
     set_geometry(node, geometry)
     node.SetAndObserveImageData(image_data(array))
     node.AddAndObserveDisplayNodeID(display.GetID())
     scene.AddNode(node)
     return node
+
+
+def _free_name(scene: slicer.vtkMRMLScene, name: str) -> str:
+    """The name if no node has it: the scene's own unique names remember those of nodes that are gone."""
+    return name if scene.GetFirstNodeByName(name) is None else scene.GenerateUniqueName(name)
 
 
 def _label_map(

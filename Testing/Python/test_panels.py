@@ -365,6 +365,15 @@ def test_the_form_shows_only_the_chosen_methods_own_settings():
 def test_an_untouched_form_changes_nothing():
     texts = {each.key: panel_state.setting_text(each.default) for each in DESCRIPTIONS}
     assert panel_state.changed_settings(texts, DESCRIPTIONS) == {}
+    assert panel_state.changed_settings({"seed": " ", "plan.patch": ""}, DESCRIPTIONS) == {}, "emptied is the default"
+    assert panel_state.changed_settings({"seed": "3"}, DESCRIPTIONS) == {"seed": "3"}
+
+
+def test_a_tip_says_meaning_range_default_and_name():
+    tips = {each.key: panel_state.setting_tip(each) for each in DESCRIPTIONS}
+    assert tips["seed"] == "Seed of every random number. (0 – 2147483647)\nDefault: 0\nseed"
+    assert "Default: automatic" in tips["plan.patch"]
+    assert "Default: false, false, false" in tips["augmentation.mirror"]
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_shown_case_is_painted_on_and_hidden_and_the_users_nodes_stay(project, v
     slicer.util.updateSegmentBinaryLabelmapFromArray(np.ones(SHAPE, np.uint8), shown.annotation, "L", shown.volume)
     project.hide_case("scan")
     assert shown.annotation.GetScene() is None
+    assert project.show_case("scan").volume.GetName() == shown.volume.GetName() == "scan"
     _, background = boxes(SHAPE, (2, 3, 4), (8, 9, 10))
     np.testing.assert_array_equal(_on_disk(project, "scan"), np.where(background, IGNORE, 1))
 
