@@ -17,7 +17,7 @@ import numpy as np
 from .class_values import AnnotationNote, OnProgress, find_classes, look_at, parse_values
 from .errors import CohortError, ErrorCode, VolumeError
 from .file_pairing import FileSource, annotation_files, image_files, paired
-from .files import explained, read_json, write_json_atomically
+from .files import explained, is_file_name, read_json, write_json_atomically
 from .labels import IGNORE, LabelSchema
 from .segmentation_file import AnnotationKind, read_annotation
 from .volume import Geometry, Volume, read_geometry, read_volume, resample_labels
@@ -103,11 +103,11 @@ class Case:
             raise CohortError(
                 f"Case '{self.id}' has the role '{self.role}'.", f"Roles are {', '.join(Role)}."
             ) from None
-        unusable = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
-        if not self.id.strip(" .") or unusable & set(self.id):
+        if not is_file_name(self.id):
             raise CohortError(
                 f"'{self.id}' can't be the ID of a case, because results are files named after it.",
-                "Use letters, digits, spaces, underscores and hyphens.",
+                "Use letters, digits, spaces, underscores and hyphens, and no name that Windows keeps for itself (CON, "
+                "AUX …).",
             )
 
     @property

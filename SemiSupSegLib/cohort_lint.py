@@ -169,7 +169,12 @@ def _annotation_findings(cohort: Cohort, case: Case, kind: AnnotationKind) -> tu
                 f"{outside:.0%} of the {kind} lies outside the image.",
                 "Check that image and annotation belong together.",
             )
-    if len(classes) == 1:
+    if kind == "label" and classes == {0}:
+        warn(
+            "The label holds nothing but background.",
+            "If the scan shows none of the classes, all is well; else annotate them.",
+        )
+    elif len(classes) == 1:
         only = cohort.schema.background.name if classes == {0} else cohort.schema.names[min(classes) - 1]
         warn(
             f"The {kind} holds one class only: {only}.",

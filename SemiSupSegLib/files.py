@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,8 +24,35 @@ TEMPORARY_PREFIX = ".tmp-"
 MAXIMUM_JSON_BYTES = 256 * 1024 * 1024
 """A larger JSON file is refused before it is read into memory."""
 
+_NOT_IN_A_NAME = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')
+_DEVICE_NAME = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)
+"""What Windows takes for a device, whatever extension follows."""
+
 _WINDOWS_REPLACE_SECONDS = 2.0
 """On Windows a file can't be replaced while somebody reads it: how long to try again."""
+
+
+def is_file_name(text: str) -> bool:
+    """Whether files can be named after a text on every system; on Windows, ``CON`` and ``aux.nii`` are devices.
+
+    Examples
+    --------
+    >>> is_file_name("LA_001"), is_file_name("a/b"), is_file_name("aux.nii"), is_file_name("auxiliary")
+    (True, False, False, True)
+    """
+    return bool(text.strip(" .")) and not _NOT_IN_A_NAME.search(text) and not _DEVICE_NAME.fullmatch(text)
+
+
+def as_file_name(text: str, otherwise: str) -> str:
+    """A name for files that is as near to a text as every system allows; `otherwise` if nothing is left of it.
+
+    Examples
+    --------
+    >>> as_file_name("T1/T2: brain", "case"), as_file_name("NUL", "case"), as_file_name(" . ", "case")
+    ('T1_T2_ brain', '_NUL', 'case')
+    """
+    name = _NOT_IN_A_NAME.sub("_", text).strip(" .") or otherwise
+    return name if is_file_name(name) else f"_{name}"
 
 
 def temporary_beside(final: str | os.PathLike) -> Path:
@@ -236,7 +264,16 @@ def explain_os_error(error: OSError, doing: str, path: str | os.PathLike = "") -
     if code is ErrorCode.NOT_WRITABLE and doing.startswith("read"):
         code, remedy = ErrorCode.UNREADABLE_FILE, _READING_REMEDY
     where = os.fspath(path) or error.filename or ""
+    if number == errno.ENOENT and not doing.startswith("read"):
+        reason = _missing_folder(where) or reason
     return SemiSupSegError(f"Can't {doing}{f' {where!r}' if where else ''}: {reason}.", remedy, code=code)
+
+
+def _missing_folder(path: str) -> str:
+    """Which folder is missing where something was to be written; empty if all are there."""
+    parents = Path(os.path.abspath(path)).parents if path else ()
+    missing = [parent for parent in parents if not parent.exists()]
+    return f"the folder {str(missing[-1])!r} doesn't exist" if missing else ""
 
 
 @contextlib.contextmanager

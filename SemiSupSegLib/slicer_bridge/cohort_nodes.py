@@ -7,7 +7,6 @@ The cohort's folder is the truth; a scene shows it. A node that shows something 
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import slicer
 
 from ..cohort import Case, Cohort
 from ..errors import CohortError, SemiSupSegError
+from ..files import as_file_name
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind, write_segmentation
 from ..volume import Volume, extension_of, read_fields, write_volume
@@ -59,7 +59,7 @@ def tagged_nodes(
 
 def free_case_id(name: str, cohort: Cohort | None) -> str:
     """A case ID made of a node's name that no case of the cohort has."""
-    stem = re.sub(r'[<>:"/\\|?*\x00-\x1f]+', "_", name).strip(" .") or "case"
+    stem = as_file_name(name, otherwise="case")
     taken = set() if cohort is None else {case.id.casefold() for case in cohort.cases}
     candidates = (stem if count == 1 else f"{stem}_{count}" for count in range(1, len(taken) + 2))
     return next(each for each in candidates if each.casefold() not in taken)

@@ -392,7 +392,7 @@ def test_unwritable_cohort_says_so(cohort, tmp_path):
         cohort.save()
 
 
-@pytest.mark.parametrize("case_id", ["", "a/b", "..", "a:b", "a\nb"])
+@pytest.mark.parametrize("case_id", ["CON", "aux.nii", "", "a/b", "..", "a:b", "a\nb"])
 def test_id_that_can_not_be_a_file_name_is_refused(case_id):
     with pytest.raises(CohortError, match="ID"):
         Case(case_id, Path("a.nrrd"))
@@ -505,6 +505,10 @@ LINT = {
     "one class only": (
         lambda folder: put_map(folder / "scribbles/LA_1_scribble.nrrd", {2: np.s_[5, 5]}),
         "warning: The scribble holds one class only: left atrium",
+    ),
+    "a label without foreground": (
+        lambda folder: put_map(folder / "labels/LA_1_label.nrrd", {}),
+        "warning: The label holds nothing but background. If the scan shows none of the classes, all is well",
     ),
     "no background": (
         lambda folder: put_map(folder / "scribbles/LA_1_scribble.nrrd", {2: np.s_[5, 5]}),

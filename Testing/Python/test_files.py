@@ -103,6 +103,14 @@ def test_refusals_of_the_system_have_a_code_and_a_remedy(number, code):
     assert error.remedy.endswith((".", "?"))
 
 
+def test_a_missing_folder_is_named_where_something_is_to_be_written(tmp_path):
+    with pytest.raises(SemiSupSegError) as caught:
+        files.write_text_atomically(tmp_path / "gone" / "further" / "a.txt", "x")
+    assert caught.value.message == (
+        f"Can't write '{tmp_path / 'gone' / 'further' / 'a.txt'}': the folder '{tmp_path / 'gone'}' doesn't exist."
+    )
+
+
 def test_a_file_that_may_not_be_read_is_unreadable_not_unwritable():
     error = files.explain_os_error(PermissionError(errno.EACCES, "x"), "read the cohort", "c.json")
     assert error.code is ErrorCode.UNREADABLE_FILE
@@ -120,6 +128,20 @@ def test_a_path_beyond_the_systems_limit_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(SemiSupSegError) as caught:
         files.write_text_atomically(tmp_path.joinpath(*["long" * 50] * 30) / "a.txt", "x")
     assert caught.value.code in (ErrorCode.NOT_WRITABLE, ErrorCode.MISSING_FILE)
+
+
+@pytest.mark.parametrize(
+    "name", ["CON", "nul", "aux.nii", "Com1", "lpt9.seg", "COM²", "conin$", "PRN .x", "a\tb", " .", "a:b"]
+)
+def test_no_file_is_named_what_some_system_refuses(name):
+    assert not files.is_file_name(name)
+    assert files.is_file_name(files.as_file_name(name, "case"))
+
+
+@pytest.mark.parametrize("name", ["CONTROL_1", "com10", "auxiliary.nii", "größe 1", "x.con", "lpt"])
+def test_names_that_only_look_like_devices_stay(name):
+    assert files.is_file_name(name)
+    assert files.as_file_name(name, "case") == name
 
 
 def test_checksum_is_sha256(tmp_path):
