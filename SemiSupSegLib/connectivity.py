@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 _SMALLEST_SHARE = 0.25  # of a cell's volume; SimpleITK's SLIC drops the same
 _WITHIN = (slice(1, -1),) * 3  # a volume's voxels in a copy with a border
+_SLAB_VOXELS = 2**19
 _FEW = 0.01  # share of the voxels under which a list of them beats passes over the volume
 
 
@@ -48,16 +51,19 @@ def connect(
 
     # A border of -1 ("nobody's") lets neighbours be looked up by one offset in flat memory.
     owner = np.full([n + 2 for n in labels.shape], -1, np.int32)
-    owner[_WITHIN] = np.where(reached, labels, -1)
+    owner[_WITHIN] = labels
     offsets = _neighbour_offsets(owner.shape, axes)
 
     orphans = np.flatnonzero(~reached)
+    places, wanted = _bordered(orphans, labels.shape), labels.reshape(-1)[orphans]
     territory = owner.reshape(-1)
-    _rejoin_own(territory, _bordered(orphans, labels.shape), labels.reshape(-1)[orphans], offsets)
+    territory[places] = -1
+    _rejoin_own(territory, places, wanted, offsets)
 
-    sizes = np.bincount(owner[_WITHIN].reshape(-1) + 1, minlength=centres.shape[1] + 1)[1:]
+    sizes = _sizes(owner[_WITHIN], centres.shape[1])
     too_small = np.append(sizes < _SMALLEST_SHARE * cell_volume, True)  # last: index -1, nobody's
-    territory[too_small[territory]] = -1
+    for slab in _slabs(owner):
+        slab[too_small[slab]] = -1
     _join_most_similar(owner, labels, levels, centres[0], offsets)
     return _contiguous(owner[_WITHIN], centres.shape[1])
 
@@ -92,12 +98,13 @@ def _flood(reached: np.ndarray, labels: np.ndarray, axes: tuple[int, ...]) -> No
         if labels.shape[axis] > 1
     ]
     same = [labels[low] == labels[high] for low, high in sides]
+    joins = [np.empty_like(each) for each in same]
     now = np.count_nonzero(reached)
     gained = reached.size
     while gained > _FEW * reached.size:
-        for (low, high), joined in zip(sides, same, strict=True):
-            reached[high] |= reached[low] & joined
-            reached[low] |= reached[high] & joined
+        for (low, high), joined, spread in zip(sides, same, joins, strict=True):
+            reached[high] |= np.logical_and(reached[low], joined, out=spread)
+            reached[low] |= np.logical_and(reached[high], joined, out=spread)
         before, now = now, np.count_nonzero(reached)
         gained = now - before
 
@@ -174,6 +181,25 @@ def _pieces(places: np.ndarray, labels: np.ndarray, offsets: np.ndarray) -> np.n
 
 
 def _contiguous(ids: np.ndarray, clusters: int) -> np.ndarray:
-    used = np.bincount(ids.reshape(-1), minlength=clusters) > 0
-    numbers = np.cumsum(used, dtype=np.int32) - np.int32(1)
-    return numbers[ids]
+    numbers = np.cumsum(_sizes(ids, clusters) > 0, dtype=np.int32) - np.int32(1)
+    result = np.empty(ids.shape, np.int32)
+    for before, after in zip(_slabs(ids), _slabs(result), strict=True):
+        np.take(numbers, before, out=after, mode="clip")  # any other mode writes by way of a copy
+    return result
+
+
+def _sizes(ids: np.ndarray, clusters: int) -> np.ndarray:
+    """Number of voxels of each cluster; those of -1 count for none."""
+    sizes = np.zeros(clusters + 1, np.intp)
+    for slab in _slabs(ids):
+        low = int(slab.min())
+        counted = np.bincount((slab - low).reshape(-1))
+        # Seeds are numbered along k first: a slab holds few of them.
+        sizes[low + 1 : low + 1 + len(counted)] += counted
+    return sizes[1:]
+
+
+def _slabs(volume: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of a few slices each: what numpy makes of them on the way (64-bit indices, say) stays small."""
+    depth = max(1, _SLAB_VOXELS // (volume.shape[1] * volume.shape[2]))
+    return (volume[k : k + depth] for k in range(0, len(volume), depth))
