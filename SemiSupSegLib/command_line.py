@@ -1,7 +1,7 @@
 """The command line: ``python -m SemiSupSegLib doctor | demo | cohort | train | predict | evaluate``.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
-3 cancelled.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 failed (also where nobody
+reads the results to their end, or `cohort create` finds errors in the files), 2 wrong usage, 3 cancelled.
 """
 
 from __future__ import annotations
@@ -45,6 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments : sequence of str, optional
         The arguments after the program's name; those of this process by default.
     """
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `train --set help | head`: whoever reads has seen enough
+        _say_no_more()
+        return FAILED
+    return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that can't show a name must not end the run
@@ -60,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Cancelled.", file=sys.stderr)
         code = CANCELLED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if "debug" in options:
             traceback.print_exc()
@@ -74,6 +86,15 @@ def _run(options: argparse.Namespace) -> int:
     if torchrun.world_size() > 1 and options.command not in ("train", "predict"):
         raise SettingsError(f"'{options.command}' runs in one process only.", "Start it without torchrun.")
     return options.run(options)
+
+
+def _say_no_more() -> None:
+    """Sends what a closed pipe didn't take nowhere; else Python complains about it when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> Parser:

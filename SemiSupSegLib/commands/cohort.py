@@ -22,7 +22,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         description="scribbles/case7_scribble.nrrd and labels/case7_label.nrrd belong to images/case7.nrrd "
         "(also .seg.nrrd, .nii.gz, .mha). For DIR, a file or a quoted pattern such as 'images/*_t1c.nrrd' will do too. "
         "A .seg.nrrd names its classes itself; other files are told what their values mean with --scribble-values and "
-        "--label-values. What may be wrong with the files is said; the cohort is written all the same.",
+        "--label-values. What may be wrong with the files is said; the cohort is written all the same, and the exit "
+        "code is 1 if something can't be used as it is.",
     )
     create.add_argument("out", metavar="OUT.json", type=Path, help="the cohort's file")
     create.add_argument("--images", metavar="DIR", required=True, help="the scans; their names are the case IDs")
@@ -60,13 +61,23 @@ def run(options: argparse.Namespace) -> int:
     with ProgressBar("Checking the scans") as bar:
         findings = lint_cohort(cohort, bar.update)
     summary = summary_of(cohort, findings)
+    errors = sum(finding.severity == "error" for finding in findings)
     if options.json:
         print(json.dumps(summary, indent=2))
-        return 0
+        return int(errors > 0)
     for finding in findings:
-        print(f"{finding.severity.capitalize()}: {finding.message} {finding.remedy}", file=sys.stderr)
+        print(as_sentence(finding), file=sys.stderr)
     print(as_text(summary))
-    return 0
+    if errors:
+        those = "that error" if errors == 1 else f"those {errors} errors"
+        print(f"The cohort is written; mend {those} before training, then create it again.", file=sys.stderr)
+    return int(errors > 0)
+
+
+def as_sentence(finding: Finding) -> str:
+    """A finding as people read it, with the case that it is about."""
+    where = f" in case '{finding.case_id}'" if finding.case_id else ""
+    return f"{finding.severity.capitalize()}{where}: {finding.message} {finding.remedy}"
 
 
 def summary_of(cohort: Cohort, findings: Sequence[Finding]) -> dict[str, Any]:

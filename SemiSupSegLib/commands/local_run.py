@@ -45,6 +45,17 @@ def follow(folder: RunFolder, title: str, *, as_json: bool = False) -> None:
         raise follower.error or RunError("The run ended without a word.", f"Look into '{folder.log_file}'.")
 
 
+def check_device(wanted: str) -> None:
+    """Refuse a device that isn't there before anything is written; raises what `devices.choose_device` raises."""
+    if wanted == "auto":
+        return
+    try:
+        from ..learning.devices import choose_device
+    except ImportError:
+        return  # the run says which package is missing
+    choose_device(wanted)
+
+
 class _EventPrinter:
     """Hands the events on, for programs."""
 

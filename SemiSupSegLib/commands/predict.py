@@ -12,7 +12,8 @@ from ..files import explained
 from ..models import Model
 from ..runs import RunFolder, RunRequest
 from ..training_settings import PredictionSettings
-from .local_run import follow
+from .local_run import check_device, follow
+from .set_option import add_set_option
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -26,10 +27,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--probability", action="store_true", help="write a probability volume for each class too")
     parser.add_argument("--uncertainty", action="store_true", help="write an uncertainty volume too")
     parser.add_argument("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:INDEX or mps")
-    keys = ", ".join(each.key for each in PredictionSettings.describe())
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=f"any setting, one of: {keys}"
-    )
+    add_set_option(parser, PredictionSettings, "any setting")
     parser.add_argument("--json", action="store_true", help="print the run's events, a JSON object a line")
     parser.set_defaults(run=run)
 
@@ -78,6 +76,7 @@ def predict(
         if not scan.exists():
             raise SemiSupSegError(f"There is no '{scan}'.", "Check the path.", code=ErrorCode.MISSING_FILE)
     Model.load(model)  # says what is wrong with it before torch is loaded
+    check_device(settings.device)
     with explained("make the folder", out):
         out.mkdir(parents=True, exist_ok=True)
     request = RunRequest(

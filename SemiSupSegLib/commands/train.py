@@ -11,7 +11,8 @@ from ..cohort import Cohort
 from ..errors import ErrorCode, RunError, SettingsError
 from ..runs import RunFolder, RunRequest, State
 from ..training_settings import METHODS, TrainingSettings
-from .local_run import follow
+from .local_run import check_device, follow
+from .set_option import add_set_option
 
 LEADER_SECONDS = 60
 """How long the other processes of torchrun wait for the first to make the run folder."""
@@ -33,23 +34,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     budget.add_argument("--iterations", metavar="N", help="how many steps to train, instead")
     parser.add_argument("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:INDEX or mps")
     parser.add_argument("--seed", metavar="S", help="seed of every random number")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="any other setting; 'help' lists them",
-    )
+    add_set_option(parser, TrainingSettings, "any other setting")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
     parser.add_argument("--json", action="store_true", help="print the run's events, a JSON object a line")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.set == ["help"]:
-        print(settings_text())
-        return 0
     if options.out is None:
         raise SettingsError("No folder for the run is given.", "Name one with --out.")
     folder = _folder(options)
@@ -83,6 +74,7 @@ def _created(options: argparse.Namespace) -> RunFolder:
             code=ErrorCode.MISSING_FILE,
         )
     Cohort.load(options.cohort)  # what is no cohort is refused before the run's folder is made
+    check_device(settings.device)
     request = RunRequest(
         task="train",
         cohort=str(options.cohort),
@@ -108,6 +100,7 @@ def _resumed(options: argparse.Namespace) -> RunFolder:
         raise SettingsError(
             "A resumed run keeps its settings; only --device may change.", "Leave the others out, or start a new run."
         )
+    check_device(wanted.device)
     if wanted != settings and torchrun.is_leader():
         folder.update_request(settings=wanted.to_json())
     return folder
@@ -126,17 +119,3 @@ def _made_by_leader(path: Path) -> RunFolder:
             return RunFolder.open(path)
         time.sleep(0.1)
     raise RunError(f"The first process didn't make '{path}'.", "Look at what it says.")
-
-
-def settings_text() -> str:
-    """Every setting of a training with its meaning, default and range."""
-    lines = []
-    for each in TrainingSettings.describe():
-        unit = f" {each.unit}" if each.unit else ""
-        limits = [
-            f"{name} {value}" for name, value in (("from", each.minimum), ("to", each.maximum)) if value is not None
-        ]
-        takes = ", ".join(each.choices) if each.choices else " ".join([each.kind + unit, *limits])
-        default = "" if each.default in (None, "") else f"; default {each.default}"
-        lines.append(f"{each.key}\n    {each.description} ({takes}{default})")
-    return "\n".join(lines)

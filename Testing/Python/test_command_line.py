@@ -228,6 +228,17 @@ def test_an_unknown_case_and_device_are_named(command, run_folder, cohort, tmp_p
     assert_fails(command(*arguments, "--device", "cuda:7"), 1, "There is no device 'cuda:7'")
 
 
+def test_a_wrong_device_is_noticed_before_anything_is_written(command, run_folder, cohort, tmp_path):
+    new = tmp_path / "new"
+    result = command("train", cohort, "--method", "partial", "--out", new, "--device", "cuda:7")
+    assert_fails(result, 1, "There is no device 'cuda:7'")
+    assert_fails(command("predict", run_folder, cohort, "--out", new, "--device", "cuda:7"), 1, "'cuda:7'")
+    assert not new.exists()
+    before = (run_folder / "run.json").read_bytes()
+    assert_fails(command("train", "--out", run_folder, "--resume", "--device", "cuda:7"), 1, "'cuda:7'")
+    assert (run_folder / "run.json").read_bytes() == before
+
+
 def test_an_error_in_the_program_shows_its_place_only_when_asked(run_python, repository):
     code = (
         "import sys; from SemiSupSegLib import command_line; from SemiSupSegLib.commands import doctor\n"
@@ -242,11 +253,26 @@ def test_an_error_in_the_program_shows_its_place_only_when_asked(run_python, rep
     assert "Traceback" in result.stderr
 
 
-def test_settings_are_listed(command):
-    result = command("train", "--set", "help")
+@pytest.mark.parametrize(("name", "key"), [("train", "plan.patch\n"), ("predict", "overlap\n")])
+def test_settings_are_listed(command, name, key):
+    result = command(name, "--set", "help")
     assert result.returncode == 0
-    assert "plan.patch\n" in result.stdout
-    assert "one of" not in result.stderr
+    assert key in result.stdout
+    assert not result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe of POSIX")
+@pytest.mark.parametrize("arguments", [("train", "--set", "help"), ("doctor", "--json")])
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(repository, arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        result = subprocess.run(
+            [sys.executable, "-m", "SemiSupSegLib", *arguments],
+            stdout=closed, stderr=subprocess.PIPE, cwd=repository, check=False, timeout=120,
+        )  # fmt: skip
+    assert result.stderr == b""
+    assert result.returncode == 1
 
 
 def test_a_new_cohort_is_checked(command, scans, tmp_path):
@@ -255,8 +281,10 @@ def test_a_new_cohort_is_checked(command, scans, tmp_path):
     write_volume(tmp_path / "labels/empty.nrrd", image)
     arguments = ["--images", tmp_path / "images", "--labels", tmp_path / "labels", "--label-values", "ball=1"]
     result = command("cohort", "create", tmp_path / "cohort.json", *arguments)
-    assert result.returncode == 0, result.stderr
-    assert "Error: " in result.stderr
+    assert result.returncode == 1, result.stderr
+    assert "Error in case 'empty': " in result.stderr
+    assert "The cohort is written" in result.stderr
+    assert (tmp_path / "cohort.json").is_file()
     result = command("cohort", "create", tmp_path / "cohort.json", *arguments, "--json")
     assert any("empty" in finding["message"] for finding in json.loads(result.stdout)["findings"])
 
