@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -56,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a few tries of each fault, as in CI")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="experiments whose names contain one of these")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the table as JSON")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", help="a JSON file whose rows of these experiments are replaced"
+    )
     arguments = parser.parse_args(argv)
     results = []
     for experiment in EXPERIMENTS:
@@ -66,12 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as folder:
             result = experiment(Laboratory(Path(folder), quick=arguments.quick, seed=arguments.seed))
         results.append(result)
+        if arguments.json:
+            store(result, arguments.json)
         print(f"{result.fault}: {result.tried} tried, {result.lost} lost, {time.monotonic() - began:.0f} s", flush=True)
         for failure in result.failures[:10]:
             print(f"    {failure}", flush=True)
     print("\n" + table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([as_json(each) for each in results], indent=2) + "\n")
     return int(any(each.lost or each.orphans for each in results))
 
 
@@ -88,10 +91,19 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
+def store(result: Result, path: Path) -> None:
+    """Puts a result into a file of results, in the place of an earlier one of the same fault."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    kept = [row for row in rows if row["fault"] != result.fault]
+    path.write_text(json.dumps([*kept, as_json(result)], indent=2) + "\n")
+
+
 def as_json(result: Result) -> dict:
     """One result for machines."""
     return {
         "fault": result.fault,
+        "date": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "tried": result.tried,
         "survived": result.survived,
         "lost": result.lost,
