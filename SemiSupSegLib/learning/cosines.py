@@ -75,7 +75,7 @@ def _inverse_length(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(embeddings: Tensor) -> Iterator[slice]:
-    """All voxels; on a CPU as many at once as stay in its cache."""
+    """All voxels; on a CPU as many at once as stay in the cache of each thread."""
     voxels = embeddings.shape[1]
-    at_once = _VOXELS_IN_CACHE if embeddings.device.type == "cpu" else max(1, voxels)
+    at_once = _VOXELS_IN_CACHE * torch.get_num_threads() if embeddings.device.type == "cpu" else max(1, voxels)
     return (slice(begin, begin + at_once) for begin in range(0, voxels, at_once))
