@@ -22,6 +22,7 @@ AREAS = {
     "propagation": "the preview after a stroke against starting anew",
     "matching": "Embedding Matching against all similarities and against faiss",
     "bridge": "nodes to arrays and back against slicer.util",
+    "processes": "steps of two processes under torchrun against those of one",
     "scaling": "cost against voxels, cases, classes and labeled cases",
 }
 """Modules of the package, each with ``rows(options)`` that yields a `Row` at a time."""
