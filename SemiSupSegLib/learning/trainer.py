@@ -89,6 +89,15 @@ class Trainer:
         return rate * (0.3 if self.settings.warm_start else 1.0)
 
     @property
+    def one_piece(self) -> tuple[int, ...]:
+        """Classes that are one piece, as far as is known by now: the plan's, until strokes tell."""
+        return self.method.one_piece
+
+    @one_piece.setter
+    def one_piece(self, classes: tuple[int, ...]) -> None:
+        self.method.one_piece = classes
+
+    @property
     def fraction(self) -> float:
         """Share of the training that is done, 0..1."""
         return self.iteration / self.iterations
@@ -136,7 +145,7 @@ class Trainer:
             self.student.state_dict(),
             self.teacher.state_dict(),
             optimizer_tensors(self.optimizer),
-            {"method": self.method.state(), "rate_factor": self.rate_factor},
+            {"method": self.method.state(), "rate_factor": self.rate_factor, "one_piece": list(self.one_piece)},
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -147,6 +156,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, checkpoint.optimizer)
         self.method.load_state(checkpoint.state["method"])
         self.rate_factor = float(checkpoint.state["rate_factor"])
+        self.one_piece = tuple(checkpoint.state.get("one_piece", self.one_piece))
 
     def move_to(self, device: torch.device) -> None:
         """Move networks and optimiser, to leave a GPU while paused and to come back."""

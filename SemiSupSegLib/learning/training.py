@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..cohort import Cohort
 from ..errors import ErrorCode, SemiSupSegError, SettingsError
@@ -29,14 +30,16 @@ from .fingerprint import read_fingerprint
 from .live_commands import LiveCommands
 from .memory import is_out_of_memory
 from .methods import METHODS
+from .one_piece import classes_that_strokes_show_as_one_piece, one_piece_classes
 from .plan import Plan, derive_plan
 from .prediction import Predictor, Stopped
 from .session import Outcome, Session, StopReason
-from .trained_model import one_piece_classes, save_model, versions
+from .trained_model import save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, load_training_data
-from .validation import Validation
+from .validation import Validation, is_due
 
+_LOOKS_AT_PIECES = 10
 _MOST_ROLLBACKS = 2
 _MOST_SHRINKS = 2
 
@@ -244,6 +247,8 @@ class TrainingRun:
             curves.add(self.trainer, values, seconds)
             if self.validation.is_due(self.trainer.iteration, self.iterations):
                 self._validate()
+            if self._pieces_are_due():
+                self._look_at_pieces()
             if self.processes.is_leader and time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
                 self.save_checkpoint()
                 saved = time.monotonic()
@@ -309,7 +314,8 @@ class TrainingRun:
 
     def predictor(self, network: str) -> Predictor:
         """The student or the teacher as it is now, for predicting."""
-        return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device)
+        return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device,
+                         largest_component=self.trainer.one_piece)  # fmt: skip
 
     def _validate(self) -> None:
         """Dice of student and teacher, of which the best so far is kept; or agreement with held-out strokes."""
@@ -332,6 +338,23 @@ class TrainingRun:
             save_tensors(folder / "best.safetensors", getattr(self.trainer, winner).state_dict())
             self.best = {"dice": dice[winner], "iteration": iteration}
             self.session.folder.update_request(best=self.best)
+
+    def _pieces_are_due(self) -> bool:
+        """Whether it is time to ask the strokes what is one piece: settings leave it open, and no dense label tells."""
+        if self.settings.largest_component != "auto" or self.data.dense_cases:
+            return False
+        return is_due(self.trainer.iteration, self.iterations, _LOOKS_AT_PIECES)
+
+    def _look_at_pieces(self) -> None:
+        predictor = self.predictor("teacher")
+
+        def labels(image: Tensor) -> Tensor:
+            return predictor.on_plan_grid(image.to(predictor.device), self.stop_if_asked).argmax(dim=0)
+
+        with contextlib.suppress(Stopped):  # the loop sees it, too
+            self.trainer.one_piece = tuple(self.processes.of_leader(
+                lambda: list(classes_that_strokes_show_as_one_piece(self.data.cases, labels, self.plan.n_classes))
+            ))  # fmt: skip
 
     def _finish(self) -> Outcome:
         """The model as it stands, whether all iterations were done or the run was stopped."""

@@ -40,7 +40,7 @@ class Validation:
         """Whether to validate after this iteration of so many."""
         if not self.data.validation and self.data.held_out is None:
             return False
-        return iteration * self.times // iterations > (iteration - 1) * self.times // iterations
+        return is_due(iteration, iterations, self.times)
 
     def dice(self, predictor_of: Callable[[str], Predictor], on_window: Callable[[float], None]) -> dict[str, float]:
         """Mean Dice over the cases by network; empty where no case shows any structure."""
@@ -65,6 +65,11 @@ class Validation:
         probabilities = predictor.on_plan_grid(case.image.to(predictor.device), on_window)
         labels = probabilities.argmax(dim=0).to(case.annotation.device)
         return dice_on_annotated(labels, case.annotation, predictor.plan.n_classes)
+
+
+def is_due(iteration: int, iterations: int, times: int) -> bool:
+    """Whether it is time for what happens so often in a training, at equal distances and at the end."""
+    return iteration * times // iterations > (iteration - 1) * times // iterations
 
 
 def dice_on_annotated(labels: Tensor, truth: Tensor, n_classes: int) -> float:

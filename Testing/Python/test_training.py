@@ -163,6 +163,20 @@ def test_classes_that_are_one_piece_in_every_dense_label_are_cleaned_by_default(
     assert Model.load(folder.path).largest_component == ()
 
 
+def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume(cohort, tmp_path, monkeypatch):
+    def look(cases, predict, n_classes):
+        assert predict(cases[0].image).shape == cases[0].annotation.shape
+        return (2,)
+
+    monkeypatch.setattr(training, "classes_that_strokes_show_as_one_piece", look)
+    folder = new_run(tmp_path, cohort, "method=sp3", "validations=0")
+    assert work(folder, {5: sending("cancel")})[0] == 3
+    assert Model.load(folder.path).largest_component == (2,)
+    monkeypatch.setattr(training.TrainingRun, "_pieces_are_due", lambda run: False)  # the checkpoint alone knows
+    assert work(folder)[0] == 0
+    assert Model.load(folder.path).largest_component == (2,)
+
+
 # Stopping and going on ------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,8 @@ class Method:
     def __init__(self, settings: TrainingSettings, plan: Plan):
         self.settings = settings
         self.plan = plan
+        self.one_piece = plan.largest_component
+        """Classes that are one piece, as far as is known by now."""
 
     @property
     def unlabeled_start(self) -> float:

@@ -121,7 +121,6 @@ class SP3(Method):
         super().__init__(settings, plan)
         self.options = settings.sp3
         self.threshold = DynamicThreshold(plan.n_classes, self.options)
-        self.one_piece = plan.largest_component if self.options.largest_component else ()
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.pseudo_weight > 0 else 0.0
@@ -177,15 +176,16 @@ class SP3(Method):
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
         plain = winners(teacher).to(torch.uint8)
         doubtful = torch.zeros_like(plain, dtype=torch.bool)
-        if self.one_piece:
-            plain, doubtful = largest_components(plain, self.one_piece)
+        one_piece = self.one_piece if self.options.largest_component else ()
+        if one_piece:
+            plain, doubtful = largest_components(plain, one_piece)
         labels = plain
         beneficial = self.threshold.beneficial(superpixels)
         chosen = superpixels.on_voxels(beneficial, False)
         if self.options.refinement:
             agreed = superpixels.on_voxels(superpixels.label, 0).to(torch.uint8)
-            if self.one_piece:
-                agreed, cut = largest_components(torch.where(chosen, agreed, plain), self.one_piece)
+            if one_piece:
+                agreed, cut = largest_components(torch.where(chosen, agreed, plain), one_piece)
                 doubtful |= cut
             labels = torch.where(chosen, agreed, labels)
         certainty = torch.ones_like(teacher[:, 0])

@@ -1,0 +1,77 @@
+"""What strokes tell about classes being one piece, and what a training makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning.one_piece import classes_that_strokes_show_as_one_piece
+
+SHAPE = (8, 24, 24)
+
+
+class Scribbled:
+    """A scan whose image is its truth, painted on every second slice."""
+
+    def __init__(self, *boxes):
+        truth = np.zeros(SHAPE, np.uint8)
+        for box in boxes:
+            truth[box] = 1
+        strokes = np.full(SHAPE, IGNORE, np.uint8)
+        for plane in range(0, SHAPE[0], 2):
+            strokes[plane, 12, :] = truth[plane, 12, :]
+        self.image, self.annotation = torch.from_numpy(truth), torch.from_numpy(strokes)
+
+
+ORGAN = np.s_[:, 8:16, 3:9]
+LESION = np.s_[:, 8:16, 14:20]
+
+
+def classes(predict, *cases):
+    return classes_that_strokes_show_as_one_piece(cases, predict, n_classes=2)
+
+
+def test_an_organ_is_one_piece_wherever_else_the_prediction_finds_one():
+    def predict(image):
+        predicted = image.clone()
+        predicted[:, 0:7, :] = 1  # larger than the organ, and nobody painted there
+        return predicted
+
+    assert classes(predict, Scribbled(ORGAN), Scribbled(ORGAN)) == (1,)
+
+
+def test_lesions_are_several_pieces_if_one_case_shows_it():
+    assert classes(lambda image: image, Scribbled(ORGAN), Scribbled(ORGAN, LESION)) == ()
+
+
+def test_a_prediction_that_floods_the_background_says_nothing():
+    assert classes(torch.ones_like, Scribbled(ORGAN, LESION)) == ()
+
+
+def test_a_prediction_that_misses_strokes_says_nothing():
+    assert classes(torch.zeros_like, Scribbled(ORGAN)) == ()
+
+
+@pytest.mark.parametrize(("n_strokes", "expected"), [(3, ()), (4, (1,))])
+def test_few_strokes_say_nothing(n_strokes, expected):
+    case = Scribbled(ORGAN)
+    case.annotation[2 * n_strokes :] = IGNORE
+    assert classes(lambda image: image, case) == expected
+
+
+def test_at_most_four_cases_are_predicted_the_first_and_the_last_among_them():
+    looked = []
+
+    def predict(image):
+        looked.append(image)
+        return image
+
+    cases = [Scribbled(ORGAN) for _ in range(9)]
+    unlabeled = Scribbled(ORGAN)
+    unlabeled.annotation = None
+    assert classes(predict, unlabeled, *cases) == (1,)
+    assert len(looked) == 4
+    assert looked[0] is cases[0].image
+    assert looked[-1] is cases[-1].image
