@@ -19,6 +19,7 @@ from .rows import Options, Row
 PACKAGE = __package__
 AREAS = {
     "supervoxels": "SLIC against scikit-image and SimpleITK",
+    "steps": "training steps against SGRS-Net's and SSL4MIS's scripts",
     "propagation": "the preview after a stroke against starting anew",
     "matching": "Embedding Matching against all similarities and against faiss",
     "bridge": "nodes to arrays and back against slicer.util",
