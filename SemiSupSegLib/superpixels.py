@@ -18,10 +18,11 @@ from .errors import ErrorCode, SemiSupSegError, SettingsError, VolumeError
 from .files import explained, replace_atomically, temporary_beside
 from .slic import INTENSITY_LEVELS, Lattice, slic
 
-PIXELS_PER_SUPERPIXEL = 128  # 512 in a slice of 256 x 256 keep a tumor of radius 8 pixels apart
 VOXELS_PER_SUPERVOXEL = (32, 128)  # small volumes hold small structures ...
 SUPERVOXELS = 50_000  # ... so that within these limits there are about as many in every volume
-_ALGORITHM = "lattice-slic-1"  # part of every key: change it when ids change
+PIXELS_PER_SUPERPIXEL = (16, 64)  # the same for slices
+SUPERPIXELS_A_SLICE = 2_000
+_ALGORITHM = "lattice-slic-2"  # part of every key: change it when ids change
 _PERCENTILES = (0.5, 99.5)
 _PERCENTILE_SAMPLES = 2**20
 _PREPARED, _CLUSTERED = 0.1, 0.85  # shares of the time of preparing the image, and up to the end of clustering
@@ -35,15 +36,16 @@ class SuperpixelSettings:
     Parameters
     ----------
     size_mm : float, optional
-        Edge length in millimetres. Without it, a superpixel has about 128 pixels; a volume is cut into
-        about 50,000 supervoxels, but of no fewer than 32 and no more than 128 voxels.
+        Edge length in millimetres. Without it, a volume is cut into about 50,000 supervoxels, but of no
+        fewer than 32 and no more than 128 voxels. A slice, also one of a volume whose slices are thicker
+        than such a supervoxel, is cut into about 2,000 superpixels of 16 to 64 pixels: see Notes.
     compactness : float
         Intensity difference, on an image scaled to [0, 1], that weighs as much as one edge length
         of distance: lower follows the image more closely, higher gives rounder regions. 0.1 is far
         below scikit-image's default of 10, which is meant for the Lab color space: 0.1 left an
         oracle Dice of .982 for a small tumor, 10 left .616.
     sigma : float
-        Standard deviation of the Gaussian blur beforehand, in voxels of the finest axis.
+        Standard deviation of the Gaussian blur beforehand, in voxels of the finest axis; see Notes.
     iterations : int
         Number of times that the clusters' centres are moved.
     dimensions : int
@@ -54,11 +56,40 @@ class SuperpixelSettings:
     ------
     SettingsError
         If a value is out of its range.
+
+    Notes
+    -----
+    The defaults were chosen by the oracle Dice of the foreground, the best that superpixels allow (mean over training
+    cases; LA: 2 scans, native and at 1.7 mm as a CPU trains it, ACDC: 6 frames in 2D, hippocampus: 6 scans).
+
+    ====================  =======  =======  =====
+    sigma                 0        0.5      1
+    ====================  =======  =======  =====
+    LA, 45 voxels         .939     .942     .947
+    LA 1.7 mm, 32 voxels  .897     .912     .918
+    ACDC, 32 pixels       .899     .900     .897
+    hippocampus, 32       .838     .829     .804
+    ====================  =======  =======  =====
+
+    No blur suits all; 0.5 is the one that costs nobody more than a point. ACDC, with sigma 0.5, and with the experts'
+    scribbles expanded over the superpixels:
+
+    ======  ===========  =======================  ============
+    pixels  oracle Dice  right among what is new  strokes grow
+    ======  ===========  =======================  ============
+    16      .923         91 %                     4.3 times
+    32      .900         88 %                     5.7 times
+    64      .863         84 %                     7.1 times
+    128     .814         81 %                     7.8 times
+    ======  ===========  =======================  ============
+
+    The default there is 27 pixels: .912, 89 %, 5.0 times. With 16 voxels instead of 32, LA at 1.7 mm and hippocampus
+    would gain 1 and 2 points, but LA's strokes would grow less (6.7 instead of 8.7 times) and be no more often right.
     """
 
     size_mm: float | None = None
     compactness: float = 0.1
-    sigma: float = 1.0
+    sigma: float = 0.5
     iterations: int = 5
     dimensions: int = 3
 
@@ -191,10 +222,16 @@ def _derived_size(
     shape: tuple[int, int, int], size_kji: tuple[float, float, float], settings: SuperpixelSettings
 ) -> float:
     """Edge length in mm of a cube, or of a square where a cube were thinner than a slice."""
-    fewest, most = VOXELS_PER_SUPERVOXEL
-    cube = math.cbrt(min(max(math.prod(shape) / SUPERVOXELS, fewest), most) * math.prod(size_kji))
-    flat = settings.dimensions == 2 or shape[0] == 1 or cube < size_kji[0]
-    return math.sqrt(PIXELS_PER_SUPERPIXEL * size_kji[1] * size_kji[2]) if flat else cube
+    voxels = _limited(math.prod(shape) / SUPERVOXELS, *VOXELS_PER_SUPERVOXEL)
+    cube = math.cbrt(voxels * math.prod(size_kji))
+    if settings.dimensions == 3 and shape[0] > 1 and cube >= size_kji[0]:
+        return cube
+    pixels = _limited(math.prod(shape[1:]) / SUPERPIXELS_A_SLICE, *PIXELS_PER_SUPERPIXEL)
+    return math.sqrt(pixels * math.prod(size_kji[1:]))
+
+
+def _limited(value: float, fewest: float, most: float) -> float:
+    return min(max(value, fewest), most)
 
 
 def _axes(settings: SuperpixelSettings) -> tuple[int, ...]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import slicer
 
 from ..companion_client import CompanionClient, SuperpixelRequest
-from ..superpixels import PIXELS_PER_SUPERPIXEL, SuperpixelSettings
+from ..superpixels import SuperpixelSettings
 from .nodes import volume_of
 
-PROPOSAL_VOXELS = 256
-"""Voxels of a supervoxel that people paint on: twice what training takes, whose outlines would flood the views."""
+PROPOSAL_VOXELS, PROPOSAL_PIXELS = 256, 128
+"""Size of a supervoxel and a superpixel that people paint on: at least twice what training takes, whose outlines would
+flood the views."""
 
 
 @functools.cache
@@ -51,7 +52,7 @@ def proposal_settings(
     if not size_mm:
         size_mm = math.cbrt(PROPOSAL_VOXELS * math.prod(spacing))
         if within_slices or size_mm < spacing[2]:
-            size_mm = math.sqrt(PIXELS_PER_SUPERPIXEL * spacing[0] * spacing[1])
+            size_mm = math.sqrt(PROPOSAL_PIXELS * spacing[0] * spacing[1])
         size_mm = round(size_mm, 2)
     return SuperpixelSettings(size_mm=size_mm, dimensions=2 if within_slices else 3)
 

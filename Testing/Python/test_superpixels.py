@@ -113,7 +113,13 @@ def test_superpixels_of_the_voxel_size_are_single_voxels():
 
 @pytest.mark.parametrize(
     ("shape", "dimensions", "voxels"),
-    [((4, 160, 160), 2, 128), ((1, 160, 160), 3, 128), ((30, 40, 40), 3, 32), ((120, 160, 160), 3, 61)],
+    [
+        ((4, 160, 160), 2, 16),
+        ((1, 256, 256), 3, 33),
+        ((2, 512, 512), 2, 64),
+        ((30, 40, 40), 3, 32),
+        ((120, 160, 160), 3, 61),
+    ],
 )
 def test_size_is_derived_from_the_grid(shape, dimensions, voxels):
     ids = compute_superpixels(np.zeros(shape, np.uint8), (0.7, 0.7, 0.7), SuperpixelSettings(dimensions=dimensions))
@@ -304,7 +310,7 @@ def test_key_changes_with_everything_that_ids_depend_on():
         superpixel_key(image.view(np.int32), (1, 1, 1), chosen),
         superpixel_key(image, (1, 1, 2), chosen),
         *(superpixel_key(image, (1, 1, 1), dataclasses.replace(chosen, **{name: value})) for name, value in
-          [("size_mm", 2.0), ("compactness", 0.2), ("sigma", 0.5), ("iterations", 4), ("dimensions", 2)]),
+          [("size_mm", 2.0), ("compactness", 0.2), ("sigma", 0.7), ("iterations", 4), ("dimensions", 2)]),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
 
