@@ -27,6 +27,7 @@ class Accordion:
         section.text = title
         section.name = f"{name}Section"
         section.collapsed = True
+        section.collapsedHeight = 0  # no gap below the title
         qt.QVBoxLayout(section).addWidget(panel.widget)
         section.layout().setContentsMargins(0, 0, 0, 0)
         self._layout.addWidget(section)

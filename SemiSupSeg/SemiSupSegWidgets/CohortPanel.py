@@ -15,7 +15,7 @@ from .AddFolderDialog import AddFolderDialog
 from .CloseGuard import askAboutTraining
 from .DropFilter import DropFilter
 from .ErrorBox import ask, showError
-from .Panel import Panel
+from .Panel import Panel, fitHeight
 from .sampleCohort import makeSampleCohort
 
 ROLES = ("train", "validation", "test")
@@ -290,7 +290,8 @@ class CohortPanel(Panel):
             item.setData(qt.Qt.UserRole, finding.case_id)
             items.addItem(item)
         if not self._findings:
-            items.addItem(_("Nothing to complain about."))
+            items.addItem(qt.QListWidgetItem(self._icon("done"), _("No problem was found.")))
+        fitHeight(items, least=30, most=180)
         items.show()
 
     def onFindingDoubleClicked(self, item) -> None:
@@ -306,9 +307,11 @@ class CohortPanel(Panel):
     def refresh(self, now) -> None:
         self.enable(panel_state.cohort_actions(now))
         if now.is_open:
+            folder = self.logic.project.folder
             self.ui.cohortLabel.text = _("{name}: {count} cases, in {folder}").format(
-                name=self.logic.project.cohort.name, count=len(now.rows), folder=self.logic.project.folder
+                name=self.logic.project.cohort.name, count=len(now.rows), folder=panel_state.short_path(folder)
             )
+            self.ui.cohortLabel.toolTip = str(folder)
         else:
             self.ui.cohortLabel.text = _("No cohort is open.")
         if not now.is_open or self._findingsOf != self.logic.project.path:
@@ -322,6 +325,8 @@ class CohortPanel(Panel):
             # Filling all of a large table takes a third of a second, and a run says something of a case at a time.
             if index >= len(self._filled) or each != self._filled[index]:
                 self._fillRow(index, *each)
+        if len(wanted) != len(self._filled):
+            fitHeight(table, least=120, most=330)
         self._filled = wanted
         self._isFilling = False
 

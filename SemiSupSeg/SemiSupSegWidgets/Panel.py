@@ -57,3 +57,12 @@ class Panel:
             tip = self._tips.setdefault(name, button.toolTip.removeprefix("<p>").removesuffix("</p>"))
             button.enabled = action.enabled
             button.toolTip = tip if action.enabled else f"{tip}\n({action.why_not})"
+
+
+def fitHeight(view, least: int, most: int) -> None:
+    """Make a table or a list as high as what is in it, within limits in pixels; beyond, it scrolls."""
+    if view.inherits("QTableView"):
+        height = view.verticalHeader().length() + view.horizontalHeader().sizeHint.height()
+    else:
+        height = sum(view.sizeHintForRow(row) for row in range(view.count))
+    view.setFixedHeight(max(least, min(height + 2 * view.frameWidth, most)))

@@ -13,7 +13,7 @@ from SemiSupSegLib.slicer_bridge.compute import Compute
 from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, installation_error, probe_task
 
 from .ErrorBox import showError
-from .Panel import Panel
+from .Panel import Panel, fitHeight
 
 
 class SetupPanel(Panel):
@@ -174,6 +174,8 @@ class SetupPanel(Panel):
         for row, texts in enumerate(cells):
             for column, text in enumerate(texts):
                 self.ui.packagesTable.setItem(row, column, qt.QTableWidgetItem(text))
+        self.ui.packagesTable.resizeRowsToContents()
+        fitHeight(self.ui.packagesTable, least=60, most=300)
 
     def cleanup(self) -> None:
         self.cancel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..cohort_lint import Finding
 from ..events import Event
@@ -415,6 +416,17 @@ def finding_text(finding: Finding) -> str:
     """A finding with what to do about it."""
     where = f"{finding.case_id}: " if finding.case_id else ""
     return f"{where}{finding.message} {finding.remedy}".strip()
+
+
+def short_path(path: Path) -> str:
+    """The last parts of a path: whole ones don't wrap, and would make the panel wide.
+
+    Examples
+    --------
+    >>> short_path(Path("/data/studies/liver"))
+    '…/studies/liver'
+    """
+    return str(path) if len(path.parts) <= 2 else "…/" + "/".join(path.parts[-2:])
 
 
 def percent(share: float) -> str:

@@ -12,7 +12,6 @@ from ..files import explained
 from ..models import Model, import_zip
 from ..runs import RunFolder, State, list_runs
 
-
 _TELLING = ("run.json", "status.json", "manifest.json", "model/model.json", "checkpoints")
 """Files of a run that say all that its card says."""
 
