@@ -6,6 +6,7 @@ is plain data: it stands in ``run.json`` and ``model.json``, is shown to the use
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -232,7 +233,7 @@ def derive_plan(
         )
     features = chosen.features or _features(network, device)
     strides = _strides(patch, spacing, dimensions, network, len(features))
-    patch = _rounded(patch, strides, up=(size < _SHORT_AXIS) | (chosen.patch is not None))
+    patch = _rounded(patch, strides, budget, up=(size < _SHORT_AXIS) | (chosen.patch is not None))
     precision = chosen.precision
     if precision == "auto":
         precision = "bfloat16" if prefers_bfloat16(device) else "float32"
@@ -344,11 +345,19 @@ def _strides(
     return tuple(strides) or ((1,) * dimensions,)
 
 
-def _rounded(patch: np.ndarray, strides: tuple[tuple[int, ...], ...], *, up: np.ndarray) -> np.ndarray:
-    """The patch with every axis a multiple of what the network pools by: the nearest, or one no smaller."""
+def _rounded(patch: np.ndarray, strides: tuple[tuple[int, ...], ...], voxels: int, *, up: np.ndarray) -> np.ndarray:
+    """The patch with every axis a multiple of what the network pools by.
+
+    Axes that are to be rounded up are; of the others each takes the nearest multiple or, where the patch would have
+    more than so many voxels, the one below: of all such patches the largest that fits.
+    """
     divisor = _divisor(strides)
-    parts = np.where(up, np.ceil(patch / divisor), np.maximum(1, np.rint(patch / divisor)))
-    return parts.astype(int) * divisor
+    below, nearest = (np.maximum(1, each(patch / divisor)).astype(int) for each in (np.floor, np.rint))
+    above = np.ceil(patch / divisor).astype(int)
+    choices = [(above[axis],) if up[axis] else (nearest[axis], below[axis]) for axis in range(3)]
+    patches = [np.array(parts) * divisor for parts in itertools.product(*choices)]
+    fitting = [each for each in patches if each.prod() <= voxels]
+    return max(fitting, key=np.prod) if fitting else min(patches, key=np.prod)
 
 
 def _divisor(strides: tuple[tuple[int, ...], ...]) -> np.ndarray:

@@ -77,6 +77,16 @@ def test_patches_show_most_of_a_small_image_but_not_all_of_it():
     assert plan_of((60, 56, 32)).patch == (48, 48, 24)
 
 
+@given(st.tuples(*[st.integers(24, 600)] * 3), st.tuples(*[st.floats(0.3, 6)] * 3))
+def test_rounding_never_makes_a_patch_larger_than_the_budget(size, spacing):
+    plan = plan_of(size, spacing)
+    axes = slice(0, plan.dimensions)
+    image = np.rint(np.array(size) * spacing / plan.training_spacing(spacing))
+    budget = plan_module._patch_voxels(CPU, plan.dimensions)
+    assert np.prod(plan.patch) <= budget or (image[axes] < plan_module._SHORT_AXIS).any()
+    assert np.prod(plan.patch) > 0.4 * min(budget, np.prod(0.8 * image[axes]))
+
+
 def test_tiny_scans_get_a_patch_that_just_holds_them():
     plan = plan_of((5, 6, 9))
     assert plan.patch == (5, 6, 10)
