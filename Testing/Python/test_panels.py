@@ -408,6 +408,12 @@ def test_the_last_json_line_is_the_answer():
     assert list(task.lines) == ["log", '{"a": 1}', "bye"]
 
 
+def test_an_answer_of_a_megabyte_comes_whole():
+    task = ConsoleTask([Compute().interpreter, "-c", "import json; print(json.dumps({'a': ['case'] * 150_000}))"])
+    assert task.wait(60) == 0
+    assert len(task.answer["a"]) == 150_000
+
+
 def test_a_cancelled_task_ends_at_once():
     task = ConsoleTask([Compute().interpreter, "-c", "import time; time.sleep(600)"])
     task.cancel()
