@@ -5,6 +5,7 @@ Imports no torch, so the worker can explain a failure to load it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 
@@ -23,7 +24,7 @@ def keep_freed_memory() -> bool:
     bool
         Whether it was done; False on systems without glibc.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -31,6 +32,20 @@ def keep_freed_memory() -> bool:
         return False
     # The size from which memory is mapped first: setting it turns off glibc's own adaptation of both.
     return bool(mallopt(_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back_freed_memory() -> None:
+    """Give what was freed back to the system now, also where `keep_freed_memory` would keep it; on glibc only.
+
+    For work on few large arrays of many sizes: what one of them leaves seldom fits the next.
+    """
+    if _has_glibc():
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from ..volume import Geometry
 from .grids import resample_probabilities
+from .memory import give_back_freed_memory
 from .sliding_window import Box, SlidingWindow
 
-_SLAB_NUMBERS = 8_000_000
+_SLAB_NUMBERS = 1_000_000
 """Probabilities, of all classes together, that are made at a time."""
+_LARGE_IMAGE = 4_000_000
+"""Voxels from which freed memory is worth more to the system than to the next image."""
 
 
 def predicted_slabs(
@@ -63,6 +66,8 @@ def predicted_slabs(
         on_window(told)
 
     for strip in strips:
+        if math.prod(target.shape) > _LARGE_IMAGE:
+            give_back_freed_memory()
         part = across.needed(strip)
         region = tuple(part if axis == across.axis else slice(0, length) for axis, length in enumerate(image.shape))
         done = 0

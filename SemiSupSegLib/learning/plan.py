@@ -60,20 +60,24 @@ class Normalisation:
     std: float = 1.0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Normalised copy, float32, of an image of any shape; one other copy is held meanwhile at most."""
-        image = np.asarray(image, dtype=np.float32)
+        """Normalised copy, float32, of an image of any shape."""
+        return self.in_place(np.array(image, dtype=np.float32))
+
+    def in_place(self, image: np.ndarray) -> np.ndarray:
+        """A float32 image itself, normalised."""
         if self.kind == "fixed":
-            result = image.clip(self.low, self.high)
-            result -= np.float32(self.mean)
-            result /= np.float32(self.std)
-            return result
-        # Percentiles are float64, and what they clip would become so too.
-        low, high = (float(each) for each in np.percentile(image, (0.1, 99.9)))
-        result = image.clip(low, high) if high > low else image.copy()
-        result -= result.mean()
-        deviation = math.sqrt(sum(float(np.vdot(each, each)) for each in result) / result.size)
-        result /= np.float32(deviation or 1.0)
-        return result
+            low, high, mean, std = self.low, self.high, self.mean, self.std
+        else:
+            # Percentiles are float64, and what they clip would become so too.
+            low, high = (float(each) for each in np.percentile(image, (0.1, 99.9)))
+            mean = std = None
+        if self.kind == "fixed" or high > low:
+            image.clip(low, high, out=image)
+        image -= image.mean() if mean is None else np.float32(mean)
+        if std is None:
+            std = math.sqrt(sum(float(np.vdot(each, each)) for each in image) / image.size)
+        image /= np.float32(std or 1.0)
+        return image
 
 
 @dataclass(frozen=True)
@@ -261,8 +265,10 @@ def derive_plan(
 def prepare_image(volume: Volume, plan: Plan) -> Volume:
     """A case's image on the plan's grid, normalised, float32."""
     geometry = volume.geometry.with_spacing(plan.training_spacing(volume.geometry.spacing))
-    resampled = resample_image(volume, geometry)
-    return Volume(plan.normalisation(resampled.array), geometry)
+    array = resample_image(volume, geometry).array
+    if np.may_share_memory(array, volume.array):
+        array = array.copy()
+    return Volume(plan.normalisation.in_place(array), geometry)
 
 
 def _are_numbers(values: tuple, length: int, low: float, high: float) -> bool:

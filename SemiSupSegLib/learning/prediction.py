@@ -30,6 +30,10 @@ from .sliding_window import Box, SlidingWindow
 
 T = TypeVar("T")
 
+_HELD, _HELD_BESIDE_PROBABILITIES = 0.75, 0.4
+"""How much of a float32 copy of the image windows may hold in the computer's memory. Where they need more, the image is
+predicted in strips; two classes don't as long as windows are as long as a quarter of the image."""
+
 _SURELY_BACKGROUND = 0.95
 """Probability of the background from which a voxel says nothing about how uncertain a case is."""
 
@@ -129,7 +133,9 @@ class Predictor:
         return prediction
 
     def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> Prediction:
-        most_numbers = max(prepared.array.size, math.prod(geometry.shape))
+        most_numbers = max(prepared.array.size, math.prod(geometry.shape)) * (
+            _HELD_BESIDE_PROBABILITIES if self.settings.probability else _HELD
+        )
 
         def collect(image: Tensor, sliding: SlidingWindow) -> Prediction:
             results = _Results(geometry.shape, sliding.n_classes, self.settings)
