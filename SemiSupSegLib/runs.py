@@ -329,6 +329,13 @@ class RunFolder:
                 )
         return body
 
+    def renew_manifest(self, file: str | os.PathLike) -> None:
+        """Describe a file of the result anew, after somebody changed it on purpose; the others stay as they were."""
+        body = read_json(self.manifest_file, "the manifest of the run")
+        new = self._describe(Path(file))
+        body["files"] = [new if each["path"] == new["path"] else each for each in body["files"]]
+        write_json_atomically(self.manifest_file, body)
+
     def _describe(self, path: Path) -> dict[str, Any]:
         name = path.relative_to(self.path).as_posix() if path.is_relative_to(self.path) else str(path)
         with explained("read", path):

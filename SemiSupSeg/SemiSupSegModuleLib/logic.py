@@ -319,7 +319,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
 
     def renameModel(self, path, name: str) -> Model:
         """Give the model of a run or a model folder another name."""
-        return Model.load(path).renamed(name)
+        return self.project.shelf.rename(path, name)
 
     def exportModel(self, path, zipPath) -> Path:
         """Write the model of a run or a model folder as one zip file, without images and file names."""

@@ -79,6 +79,14 @@ class Shelf:
                 return card.model
         raise RunError("There is no model yet.", "Train one, or import one.", code=ErrorCode.MISSING_FILE)
 
+    def rename(self, path: Path | str, name: str) -> Model:
+        """Give the model of a run or a model folder another name; the run's manifest goes along."""
+        model = Model.load(path).renamed(name)
+        run = RunFolder(model.folder.parent)
+        if run.manifest_file.is_file():
+            run.renew_manifest(model.folder / "model.json")
+        return model
+
     def import_model(self, path: Path | str) -> Model:
         """Take a model that somebody exported into the cohort's folder."""
         stem = Path(path).stem

@@ -18,7 +18,7 @@ from SemiSupSegLib.errors import CohortError, ErrorCode, SemiSupSegError, Settin
 from SemiSupSegLib.labels import IGNORE, LabelSchema
 from SemiSupSegLib.phantom import SCHEMA as PHANTOM
 from SemiSupSegLib.phantom import make_phantom
-from SemiSupSegLib.runs import State
+from SemiSupSegLib.runs import RunFolder, State
 from SemiSupSegLib.segmentation_file import write_segmentation
 from SemiSupSegLib.slicer_bridge.accepted_proposals import accepted_node, note_accepted
 from SemiSupSegLib.slicer_bridge.cohort_nodes import EditWatcher
@@ -525,6 +525,17 @@ def test_road_from_strokes_to_results_in_the_scene(trained, scene):
     assert (strokes_win[scribbles != IGNORE] == scribbles[scribbles != IGNORE]).all()
     assert correction.annotation.GetAttribute("SemiSupSeg.Kind") == "label"
     project.close()
+
+
+def test_renamed_model_leaves_its_run_finished(trained, scene, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    shelf = Project(tmp_path / "copy", scene).shelf
+    (card,) = shelf.cards()
+    shelf.rename(card.path, "ein anderer Name")
+    shelf.rename(card.model.folder, "noch ein Name")
+    (again,) = shelf.cards()
+    assert (again.name, again.state) == ("noch ein Name", State.FINISHED)
+    assert RunFolder(card.path).verify_manifest()["outcome"] == "finished"
 
 
 def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, scene):
