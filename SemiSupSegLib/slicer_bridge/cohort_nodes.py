@@ -94,7 +94,10 @@ def write_annotation(
 
 
 def write_cropped(path: Path, annotation: Volume, schema: LabelSchema, kind: AnnotationKind) -> bool:
-    """Write an annotation's smallest box with anything in it; whether there is anything."""
+    """Write an annotation's smallest box with anything in it; whether there is anything.
+
+    A label without foreground is one all the same, of a scan that shows no class: one voxel of it is written.
+    """
     nothing = IGNORE if kind == "scribble" else 0
     in_plane = np.zeros(annotation.array.shape[1:], dtype=bool)
     slices = []
@@ -103,9 +106,9 @@ def write_cropped(path: Path, annotation: Volume, schema: LabelSchema, kind: Ann
         if painted.any():
             slices.append(k)
             in_plane |= painted
-    if not slices:
+    if not slices and kind == "scribble":
         return False
-    used = [slices, np.flatnonzero(in_plane.any(axis=1)), np.flatnonzero(in_plane.any(axis=0))]
+    used = [slices, np.flatnonzero(in_plane.any(axis=1)), np.flatnonzero(in_plane.any(axis=0))] if slices else [[0]] * 3
     start, stop = np.array([each[0] for each in used]), np.array([each[-1] + 1 for each in used])
     cropped = annotation.array[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
     geometry = annotation.geometry.cropped(start[::-1], (stop - start)[::-1])

@@ -249,6 +249,14 @@ def test_array_becomes_the_annotation_on_disk_and_in_the_node(project, volume_no
     assert project.save_edits() == []
 
 
+def test_a_label_without_foreground_is_a_label(project, volume_node, strokes):
+    project.add_case(volume_node, strokes)
+    project.annotate("scan", np.zeros(SHAPE, np.uint8), "label")
+    case = project.cohort.case("scan")
+    assert case.trains_with("dense") == "label"
+    np.testing.assert_array_equal(project.cohort.read_label(case), 0)
+
+
 @pytest.mark.parametrize(
     "array, sentence",
     [(np.zeros((2, 3, 4), np.uint8), "has the shape"), (np.full(SHAPE, 9, np.uint8), r"holds \[9\]")],
