@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ..labels import IGNORE
 from .cases import TrainingCase
+from .losses import winners
 from .prediction import Predictor
 
 _FEWEST_STROKES = 3
@@ -83,7 +84,7 @@ class HeldOutStrokes:
             known = held != IGNORE
             if not known.any():
                 continue
-            labels = predictor.on_plan_grid(images[name].to(predictor.device), on_window).argmax(dim=0).cpu().numpy()
+            labels = winners(predictor.on_plan_grid(images[name].to(predictor.device), on_window), dim=0).cpu().numpy()
             total += np.bincount(held[known], minlength=IGNORE)
             right += np.bincount(held[known & (labels == held)], minlength=IGNORE)
         return float((right[total > 0] / total[total > 0]).mean()) if total.any() else float("nan")

@@ -315,16 +315,23 @@ def entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities.float()).sum(dim=1)
 
 
-def winners(scores: Tensor) -> Tensor:
-    """Class of the highest score at every voxel, ``(B, *spatial)`` int64; the first of several.
+def winners(scores: Tensor, dim: int = 1) -> Tensor:
+    """Class of the highest score at every voxel, the first of several.
 
     Parameters
     ----------
     scores : torch.Tensor
         ``(B, C, *spatial)`` logits or probabilities.
+    dim : int
+        The classes' axis, where it is another.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, *spatial)`` int64.
     """
     # On CPUs torch's argmax over any but the last axis of memory takes 19 ms where max takes 1.3 (2x2x32x56x56).
-    return scores.max(dim=1).indices
+    return scores.max(dim=dim).indices
 
 
 def ramp_sigmoid(t: float) -> float:

@@ -21,6 +21,7 @@ from ..volume import Geometry, Volume, check_image, write_volume
 from .checkpoints import load_tensors
 from .devices import autocast, choose_device, empty_cache, prefers_bfloat16, prepare_process
 from .layers import with_folded_norms
+from .losses import winners
 from .memory import is_out_of_memory
 from .networks import SegmentationNetwork, build_network
 from .own_grid import predicted_slabs
@@ -191,7 +192,7 @@ class _Results:
 
     def take(self, box: Box, probabilities: Tensor) -> None:
         """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
-        self.labels[box] = probabilities.argmax(dim=0).numpy()
+        self.labels[box] = winners(probabilities, dim=0).numpy()
         possible = probabilities[0] < _SURELY_BACKGROUND
         self.extent += int(possible.count_nonzero())
         if self.uncertainty is None:

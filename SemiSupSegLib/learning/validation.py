@@ -11,6 +11,7 @@ from torch import Tensor
 from ..labels import IGNORE
 from .cases import TrainingCase
 from .distributed import ALONE, Processes
+from .losses import winners
 from .prediction import Predictor
 from .training_data import TrainingData
 
@@ -63,7 +64,7 @@ class Validation:
     @staticmethod
     def _dice_of(case: TrainingCase, predictor: Predictor, on_window: Callable[[float], None]) -> float:
         probabilities = predictor.on_plan_grid(case.image.to(predictor.device), on_window)
-        labels = probabilities.argmax(dim=0).to(case.annotation.device)
+        labels = winners(probabilities, dim=0).to(case.annotation.device)
         return dice_on_annotated(labels, case.annotation, predictor.plan.n_classes)
 
 

@@ -86,7 +86,7 @@ def test_the_student_of_every_method_sees_the_annotated_patches_first(cases, met
     trainer = a_trainer(cases, method, deep=True)
     seen, steps = [], []
     forward, step = trainer._forward_student, trainer.method.training_step
-    monkeypatch.setattr(trainer, "_forward_student", lambda x: seen.append(x) or forward(x))
+    monkeypatch.setattr(trainer, "_forward_student", lambda x, **how: seen.append(x) or forward(x, **how))
     monkeypatch.setattr(trainer.method, "training_step", lambda each: steps.append(each) or step(each))
     values = trainer.step()
     assert values["deep supervision"] > 0
