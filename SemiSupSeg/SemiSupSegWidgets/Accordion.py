@@ -3,6 +3,9 @@
 import ctk
 import qt
 
+PANEL_WIDTH = 490
+"""Of all panels the same, so that the views keep their size when another panel is opened."""
+
 
 class Accordion:
     """Panels below each other under their titles.
@@ -26,6 +29,7 @@ class Accordion:
         section = ctk.ctkCollapsibleButton()
         section.text = title
         section.name = f"{name}Section"
+        panel.widget.setMinimumWidth(PANEL_WIDTH)
         section.collapsed = True
         section.collapsedHeight = 0  # no gap below the title
         qt.QVBoxLayout(section).addWidget(panel.widget)

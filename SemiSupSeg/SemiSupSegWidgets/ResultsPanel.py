@@ -14,10 +14,10 @@ from SemiSupSegLib.slicer_bridge.console_tasks import evaluate_task
 from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
 
 from .ErrorBox import ask, showError
-from .Panel import Panel
+from .Panel import Panel, fitHeight
 
 SCORES = ("dice", "hd95")
-UNCERTAINTY_OPACITY = 0.35
+OVERLAY_OPACITY = 0.35
 
 
 class ResultsPanel(Panel):
@@ -27,10 +27,12 @@ class ResultsPanel(Panel):
         super().__init__(desk)
         self.job = None
         self.nodes = None
+        self._overlays = {}
         self._volumeToShow = None
         self._task = None
         self._scores = []
         self._slicesOf = None
+        self._ranked = []
         self._isFilling = False
         ui = self.ui
         ui.renameButton.connect("clicked(bool)", lambda checked=False: self.rename())
@@ -43,6 +45,7 @@ class ResultsPanel(Panel):
         ui.cancelPredictionButton.connect("clicked(bool)", lambda checked=False: self.cancel())
         ui.showResultButton.connect("clicked(bool)", lambda checked=False: self.showResult(self.desk.shown))
         ui.show3DButton.connect("clicked(bool)", self.show3D)
+        ui.overlayComboBox.connect("activated(int)", lambda index: self.showOverlay())
         ui.correctButton.connect("clicked(bool)", lambda checked=False: self.correct())
         ui.measureButton.connect("clicked(bool)", lambda checked=False: self.measure())
         ui.exportScoresButton.connect("clicked(bool)", lambda checked=False: self.exportScores())
@@ -55,6 +58,7 @@ class ResultsPanel(Panel):
             table.verticalHeader().hide()
             table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         ui.scoresTable.hide()
+        ui.progressBar.hide()
         self._menu = qt.QMenu(ui.predictVolumeButton)
         ui.predictVolumeButton.setMenu(self._menu)
         self._menu.connect("aboutToShow()", self._fillMenu)
@@ -204,14 +208,33 @@ class ResultsPanel(Panel):
 
     def _showNodes(self, nodes, volumeNode) -> None:
         self.nodes = nodes
-        if nodes.uncertainty is not None:
-            slicer.util.setSliceViewerLayers(
-                background=volumeNode, foreground=nodes.uncertainty, foregroundOpacity=UNCERTAINTY_OPACITY
-            )
+        slicer.util.setSliceViewerLayers(background=volumeNode)
+        self._fillOverlays()
+        self.showOverlay()
         display = nodes.segmentation.GetDisplayNode()
         display.SetVisibility(True)
         display.SetVisibility2DFill(False)  # the strokes stay visible below
         self.ui.show3DButton.checked = nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+
+    def _fillOverlays(self) -> None:
+        """Offer the maps that the shown result has; the kind that was chosen stays."""
+        maps = {} if self.nodes.uncertainty is None else {_("Doubt"): self.nodes.uncertainty}
+        for name, node in self.nodes.probabilities.items():
+            maps[_("Probability of {name}").format(name=name)] = node
+        self._overlays = {**maps, _("Scan alone"): None}
+        combo = self.ui.overlayComboBox
+        chosen = combo.currentText
+        combo.clear()
+        combo.addItems(list(self._overlays))
+        combo.setCurrentIndex(max(0, combo.findText(chosen)))
+
+    def showOverlay(self) -> None:
+        """Lay the chosen map over the scan."""
+        node = self._overlays.get(self.ui.overlayComboBox.currentText)
+        if node is None or node.GetScene() is None:
+            slicer.util.setSliceViewerLayers(foreground=None)
+        else:
+            slicer.util.setSliceViewerLayers(foreground=node, foregroundOpacity=OVERLAY_OPACITY)
 
     def _fillSlices(self, caseID: str) -> None:
         self._slicesOf = caseID
@@ -295,6 +318,8 @@ class ResultsPanel(Panel):
         for row, cells in enumerate(self._scores):
             for column, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
+        table.resizeRowsToContents()
+        fitHeight(table, least=60, most=210)
         table.show()
 
     def exportScores(self) -> None:
@@ -311,6 +336,11 @@ class ResultsPanel(Panel):
     def refresh(self, now) -> None:
         actions = panel_state.results_actions(now)
         actions["exportScoresButton"] = panel_state.Action(bool(self._scores), _("Measure first."))
+        isShown = self.nodes is not None and self.nodes.segmentation.GetScene() is not None
+        actions["overlayComboBox"] = panel_state.Action(isShown, "" if isShown else _("Show a result first."))
+        if isShown:  # that of a volume outside the cohort, too
+            actions["show3DButton"] = panel_state.Action(True)
+        self.ui.progressBar.visible = now.predicting
         self.enable(actions)
         if not now.is_open:
             self.job, self.nodes, self._scores = None, None, []
@@ -334,16 +364,21 @@ class ResultsPanel(Panel):
                 item.setData(qt.Qt.UserRole, path)
                 item.setToolTip(panel_state.card_tip(card))
                 items.addItem(item)
+            fitHeight(items, least=50, most=170)
         for row, card in enumerate(now.cards):
             items.item(row).setSelected(now.card is not None and card.path == now.card.path)
 
     def _fillRanking(self, now) -> None:
         ranking = self.logic.ranking() if now.is_open else []
+        if ranking == self._ranked:
+            return
+        self._ranked = ranking
         table = self.ui.rankingTable
         table.setRowCount(len(ranking))
         for row, (caseID, score) in enumerate(ranking):
             table.setItem(row, 0, qt.QTableWidgetItem(caseID))
             table.setItem(row, 1, qt.QTableWidgetItem(f"{score:.3f}"))
+            table.resizeRowToContents(row)
 
     def onSceneStartClose(self) -> None:
         self.nodes = self._volumeToShow = None
