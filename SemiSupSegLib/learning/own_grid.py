@@ -87,6 +87,7 @@ def predicted_slabs(
                 there = probabilities[tuple(inside)]
                 yield box, resample_probabilities(there, _part(source, known), _part(target, box))
             done = ready
+        del slab, probabilities, there  # parts of what the next strip needs room for
         finished += 1
 
 

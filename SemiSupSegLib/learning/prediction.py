@@ -145,6 +145,7 @@ class Predictor:
                 sliding, image, prepared.geometry, geometry, most_numbers=limit, on_window=on_window
             ):
                 results.take(box, fine)
+                del fine  # a part of what is given back meanwhile
             return results.prediction()
 
         return self._where_it_fits(torch.from_numpy(prepared.array).to(self.device), collect)

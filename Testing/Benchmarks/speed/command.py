@@ -23,6 +23,9 @@ AREAS = {
     "propagation": "the preview after a stroke against starting anew",
     "matching": "Embedding Matching against all similarities and against faiss",
     "bridge": "nodes to arrays and back against slicer.util",
+    "prediction": "sliding windows and the memory of a prediction against MONAI",
+    "cohort_prediction": "many scans in one process against a process a scan",
+    "startup": "from the start of a worker to its first step",
     "processes": "steps of two processes under torchrun against those of one",
     "scaling": "cost against voxels, cases, classes and labeled cases",
 }
