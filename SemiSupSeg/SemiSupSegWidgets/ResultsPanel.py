@@ -318,9 +318,9 @@ class ResultsPanel(Panel):
         for row, cells in enumerate(self._scores):
             for column, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
+        table.show()  # hidden, it would find its rows higher than they are
         table.resizeRowsToContents()
         fitHeight(table, least=60, most=210)
-        table.show()
 
     def exportScores(self) -> None:
         """Ask for a file, and write the measurements to it."""

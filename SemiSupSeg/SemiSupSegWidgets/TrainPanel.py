@@ -269,15 +269,25 @@ class TrainPanel(Panel):
         self._plotWidget.controllerWidget().hide()
         self.ui.plotFrame.layout().addWidget(self._plotWidget)
 
+    def _plotViewNode(self):
+        node = self._singleton("vtkMRMLPlotViewNode", PLOT_VIEW_NAME)
+        node.SetLayoutName(PLOT_VIEW_NAME)
+        if not node.GetPlotChartNodeID():
+            # Without a chart the view is black.
+            chart = self._singleton("vtkMRMLPlotChartNode", PLOT_VIEW_NAME)
+            chart.SetTitle(_("Curves come with the first iterations"))
+            node.SetPlotChartNodeID(chart.GetID())
+        return node
+
     @staticmethod
-    def _plotViewNode():
-        node = slicer.mrmlScene.GetSingletonNode(PLOT_VIEW_NAME, "vtkMRMLPlotViewNode")
+    def _singleton(nodeClass: str, tag: str):
+        node = slicer.mrmlScene.GetSingletonNode(tag, nodeClass)
         if node is None:
-            node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLPlotViewNode")
+            node = slicer.mrmlScene.CreateNodeByClass(nodeClass)
             node.UnRegister(None)
-            node.SetSingletonTag(PLOT_VIEW_NAME)
-            node.SetLayoutName(PLOT_VIEW_NAME)
-            node.SetName(PLOT_VIEW_NAME)
+            node.SetSingletonTag(tag)
+            node.SetName(tag)
+            node.SetHideFromEditors(True)
             node.SetSaveWithScene(False)
             node = slicer.mrmlScene.AddNode(node)
         return node
