@@ -160,9 +160,10 @@ def _measure_peak(sender, prepare: Callable[..., Callable[[], Any]], arguments: 
     try:
         work = prepare(*arguments)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the largest size so far is forgotten
-        size = _status_bytes("VmRSS")
+        size, mapped = _status_bytes("VmRSS"), _status_bytes("RssFile")
         result = work()
-        answer: int | str = max(0, _status_bytes("VmHWM") - size)
+        loaded = max(0, _status_bytes("RssFile") - mapped)  # code that ran for the first time
+        answer: int | str = max(0, _status_bytes("VmHWM") - size - loaded)
         del result
     except Exception as error:
         answer = f"{type(error).__name__}: {error}"
