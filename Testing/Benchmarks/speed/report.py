@@ -62,7 +62,7 @@ def row_of(stored: Mapping[str, Any]) -> Row:
 
 
 def _line(row: Row) -> str:
-    ratio = "–" if row.ratio is None else f"{row.ratio:.3g}"
+    ratio = "–" if row.ratio is None else _digits(row.ratio)
     aims = [] if row.aim is None else [f"{row.aim:g}"]
     aims += [] if row.limit is None else [f"under {_cost(row.limit, row.unit)}"]
     equal = "failed" if row.error else {None: "–", True: "yes", False: "**no**"}[row.equal]
@@ -77,7 +77,11 @@ def _cost(value: float | None, unit: str) -> str:
         return "–"
     if unit == "ms" and value >= 1000:
         value, unit = value / 1000, "s"
-    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{_digits(value)} {unit}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:
