@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from Testing.Benchmarks.speed import command, report
 from Testing.Benchmarks.speed.measure import alternate, peak_memory, side_by_side
 from Testing.Benchmarks.speed.rows import MissingPeer, Options, Row, attempt, require
+
+ROOT = Path(__file__).parents[2]
 
 FAKE_AREA = """
 from Testing.Benchmarks.speed.rows import MissingPeer, Row, attempt
@@ -175,6 +178,12 @@ def test_report_becomes_a_table_between_the_marks_and_nothing_else_changes():
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
     assert report.updated(once, REPORT) == once
+
+
+def test_readme_shows_what_was_stored():
+    stored = json.loads((ROOT / "Testing" / "Benchmarks" / "results" / "speed-cpu.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.updated(readme, stored) == readme
 
 
 def test_report_is_drawn(tmp_path):
