@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import slicer
 
+from SemiSupSegLib.events import Event
 from SemiSupSegLib.slicer_bridge.plots import CurvePlot
+from SemiSupSegLib.slicer_bridge.run_curves import RunCurves
 
 pytest_plugins = ["slicer_fixture"]
 
@@ -113,6 +116,20 @@ def test_for_a_timer_one_node_comes_or_goes_a_flush(plot, scene):
     assert counts[0] == 5  # two charts, a table, two series
     assert counts[-1] == 4
     assert _curve(later, "loss") == ([1], [2.0])
+
+
+def test_curves_from_before_are_read_a_little_at_a_time_and_come_first(scene):
+    rows = [(iteration, "loss", 1 / iteration) for iteration in range(1, 2001)]
+    folder = SimpleNamespace(request=lambda: SimpleNamespace(label="run"), metric_rows=lambda: iter(rows))
+    curves = RunCurves(scene, SimpleNamespace(folder=folder))
+    curves.take(Event("metric", 0.0, {"iteration": 1500, "values": {"loss": 9.0}}))
+    curves.show(budget_ms=0)
+    assert not curves.plot.names, "one row isn't all of them"
+    curves.take(Event("metric", 0.0, {"iteration": 1501, "values": {"loss": 8.0}}))
+    curves.show()
+    iterations, values = _curve(curves.plot, "loss")
+    assert iterations == list(range(1, 1502)), "what is resumed goes on where the events begin"
+    assert values[-3:] == [1 / 1499, 9.0, 8.0]
 
 
 def _plot_nodes(scene) -> int:
