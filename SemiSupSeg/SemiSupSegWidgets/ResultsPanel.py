@@ -268,13 +268,12 @@ class ResultsPanel(Panel):
             else:
                 segmentation.RemoveClosedSurfaceRepresentation()
 
-    def correct(self) -> None:
-        """Copy the shown result into the annotation, and open the panel to paint on it."""
+    def correct(self, isSure: bool = False) -> None:
+        """Copy the shown result into the annotation, and open the panel to paint on it; asks where a label is."""
         caseID = self.desk.shown
-        row = self.desk.situation().row(caseID)
-        if row.annotation == "dense" and not ask(
-            _("'{name}' has a complete label already. Replace it by the result?").format(name=caseID)
-        ):
+        question = _("'{name}' has a complete label already. Put the result in its place? The label's file stays.")
+        hasLabel = self.desk.situation().row(caseID).has_reference
+        if hasLabel and not isSure and not ask(question.format(name=caseID)):
             return
         with self.desk.attempt():
             panel = self.desk.panel("AnnotatePanel")
