@@ -240,7 +240,7 @@ class SeveralProcesses(Processes):
     def explained(self, error: BaseException) -> BaseException:
         """An error as a person should hear it from this process: one that another one's end caused gives its reason."""
         if not isinstance(error, OtherProcessLost):
-            if isinstance(error, Exception):
+            with contextlib.suppress(RuntimeError):  # the store ends with torchrun
                 self._store.compare_set("last words", "", f"Process {self.rank}: {error}")
             return error
         return RunError(
@@ -251,7 +251,7 @@ class SeveralProcesses(Processes):
     def _last_words(self) -> str:
         """What the process said that ended first; empty if it had no time to."""
         deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        with contextlib.suppress(RuntimeError):  # the store ends with torchrun
+        with contextlib.suppress(RuntimeError):
             while time.monotonic() < deadline:
                 if self._store.check(["last words"]):
                     return self._store.get("last words").decode()

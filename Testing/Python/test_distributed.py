@@ -11,6 +11,7 @@ from tiny_problem import CPU, tiny_plan, training_case
 from two_processes import in_two_processes
 
 from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning.budget import planned_iterations
 from SemiSupSegLib.learning.distributed import ALONE, Processes, joined_processes
 from SemiSupSegLib.learning.trainer import Trainer
 from SemiSupSegLib.training_settings import TrainingSettings
@@ -68,7 +69,11 @@ def losses(kind: str, processes: Processes) -> dict[str, list]:
 
 def all_losses(folder: Path) -> dict[str, dict]:
     with joined_processes() as processes:
-        return {kind: losses(kind, processes) for kind in KINDS}
+        found = {kind: losses(kind, processes) for kind in KINDS}
+        trainer = a_trainer("sp3", processes)
+        settings = TrainingSettings(method="sp3", minutes=0.05 if processes.is_leader else 100)
+        found["planned"] = planned_iterations(settings, trainer.plan, CPU, trainer.cases, processes=processes)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,10 @@ def test_two_processes_train_with_the_numbers_of_one(shared_losses, kind):
     for curves, expected in zip(shared_losses[0][kind]["curves"], alone["curves"], strict=True):
         assert curves == pytest.approx(expected, abs=1e-4, rel=1e-4)
     np.testing.assert_allclose(shared_losses[0][kind]["teacher"], alone["teacher"], atol=1e-4)
+
+
+def test_the_clock_of_the_leader_decides_how_long_to_train(shared_losses):
+    assert shared_losses[0]["planned"] == shared_losses[1]["planned"] >= 50
 
 
 @pytest.mark.parametrize("kind", KINDS)

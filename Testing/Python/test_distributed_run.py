@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -140,15 +141,24 @@ def test_the_run_has_the_numbers_of_one_process(roads):
 
 
 def predict_and_fail(folder: Path) -> list[list]:
-    """A prediction, a batch too small to be shared, and too little memory in one of the processes."""
+    """A prediction, a batch too small to be shared, a loss that is no number, too little memory in one process."""
     results = [work(RunFolder.open(folder / name)) for name in ("prediction", "small/run")]
-    if not torchrun.is_leader():
-        Trainer.step = out_of_memory
+    step, spoilt = Trainer.step, []
+
+    def no_number_once(trainer: Trainer) -> dict[str, float]:
+        values = step(trainer)
+        if trainer.iteration == 4 and not spoilt:
+            spoilt.append(4)
+            values["loss"] = math.nan
+        return values
+
+    def out_of_memory(trainer: Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    Trainer.step = no_number_once
+    results.append(work(RunFolder.open(folder / "spoilt" / "run"), {3: sending("checkpoint")}))
+    Trainer.step = step if torchrun.is_leader() else out_of_memory
     return [*results, work(RunFolder.open(folder / "short" / "run"))]
-
-
-def out_of_memory(trainer: Trainer) -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def new_prediction(folder: Path, trained: Path) -> RunFolder:
@@ -164,6 +174,7 @@ def failures(roads, tmp_path_factory) -> tuple[Path, list]:
     folder = tmp_path_factory.mktemp("failures")
     new_prediction(folder / "prediction", roads[0])
     new_run(folder / "small", "plan.batch_size=1")
+    new_run(folder / "spoilt", "optimizer.schedule=constant", "optimizer.warmup=0")
     new_run(folder / "short")
     return folder, in_two_processes(predict_and_fail, folder)
 
@@ -191,9 +202,19 @@ def test_a_batch_too_small_to_be_shared_is_refused(failures):
     assert error_of(folder / "small")["message"] == "A batch of 1 can't be shared by 2 processes."
 
 
+def test_all_processes_roll_back_together(failures):
+    folder, (leader, follower) = failures
+    assert leader[2][0] == follower[2][0] == 0
+    run_folder = RunFolder.open(folder / "spoilt" / "run")
+    warning = next(event for event in run_folder.events() if event.name == "warning")
+    assert "goes on from iteration 3 at half the learning rate" in warning["message"]
+    rates = dict(run_folder.metrics()["learning rate"])
+    assert rates[ITERATIONS] == pytest.approx(rates[3] / 2)
+
+
 def test_the_leader_says_why_another_process_ended(failures):
     folder, (leader, follower) = failures
-    assert leader[2][0] == follower[2][0] == 1
+    assert leader[3][0] == follower[3][0] == 1
     message = error_of(folder / "short")["message"]
     assert message.startswith("Another process of this run ended. Process 1: A device has too little memory")
 
