@@ -1,4 +1,7 @@
-"""Runs the fault laboratory: ``python -m Testing.Faults [--quick] [--only NAME…] [--json OUT.json]``."""
+"""Runs the fault laboratory: ``python -m Testing.Faults [--quick] [--only NAME…] [--json OUT.json]``.
+
+``results.json`` holds what came out last, fault by fault, with the load of the machine meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             result = experiment(Laboratory(Path(folder), quick=arguments.quick, seed=arguments.seed))
         results.append(result)
         if arguments.json:
-            store(result, arguments.json)
+            store({**as_json(result), "quick": arguments.quick}, arguments.json)
         print(f"{result.fault}: {result.tried} tried, {result.lost} lost, {time.monotonic() - began:.0f} s", flush=True)
         for failure in result.failures[:10]:
             print(f"    {failure}", flush=True)
@@ -91,11 +94,11 @@ def table(results: list[Result]) -> str:
     return "\n".join(rows)
 
 
-def store(result: Result, path: Path) -> None:
-    """Puts a result into a file of results, in the place of an earlier one of the same fault."""
+def store(row: dict, path: Path) -> None:
+    """Puts a row into a file of results, in the place of an earlier one of the same fault."""
     rows = json.loads(path.read_text()) if path.exists() else []
-    kept = [row for row in rows if row["fault"] != result.fault]
-    path.write_text(json.dumps([*kept, as_json(result)], indent=2) + "\n")
+    kept = [each for each in rows if each["fault"] != row["fault"]]
+    path.write_text(json.dumps([*kept, row], indent=2) + "\n")
 
 
 def as_json(result: Result) -> dict:
