@@ -243,14 +243,21 @@ class SemiSupSegTest(ScriptedLoadableModuleTest):
 
     def test_straightRoad(self):
         from SemiSupSegWidgets.selfTest import StraightRoad
+        from SemiSupSegWidgets.selfTestControls import ControlSteps
 
         with StraightRoad(self) as road:
             road.openSample()
+            controls = ControlSteps(road)
             road.scribble()
+            controls.editClasses()
             road.propose()
+            controls.changeSettings()
             if road.canTrain():
                 road.train()
                 road.predict()
+                controls.chooseOverlay()
+                controls.manageModels()
+                controls.measure()
                 road.correct()
                 road.retrain()
             road.reloadScene()

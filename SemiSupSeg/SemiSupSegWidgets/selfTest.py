@@ -87,17 +87,20 @@ class StraightRoad:
         shutil.rmtree(self.folder, ignore_errors=True)
         print("\n".join(self._report))
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Note what was seen to work."""
         self._report.append(f"SemiSupSeg self-test: {text}")
         print(self._report[-1], flush=True)
         slicer.util.showStatusMessage(text)
 
-    def _panel(self, name: str):
+    def openPanel(self, name: str):
+        """Unfold a panel; the panel."""
         self.desk.openPanel(name)
-        self._wait(0.3)
+        self.wait(0.3)
         return self.desk.panel(name)
 
-    def _wait(self, seconds: float, until=lambda: False) -> bool:
+    def wait(self, seconds: float, until=lambda: False) -> bool:
+        """Let Slicer work until something is so, or the time is over; whether it is so."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not until():
             slicer.app.processEvents()
@@ -106,29 +109,29 @@ class StraightRoad:
 
     def openSample(self) -> None:
         """Load the sample and look at the table."""
-        panel = self._panel("CohortPanel")
+        panel = self.openPanel("CohortPanel")
         panel.open(makeSampleCohort(self.folder / "sample"))
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertEqual(panel.ui.caseTable.rowCount, 10)
         self.test.assertTrue(panel.ui.checkButton.enabled)
         self.test.assertFalse(panel.ui.removeButton.enabled)
         panel.check()
-        self.test.assertTrue(self._wait(120, lambda: not self.desk.checking), "the check of the cohort didn't end")
-        self._say("sample opened and checked, 10 cases")
+        self.test.assertTrue(self.wait(120, lambda: not self.desk.checking), "the check of the cohort didn't end")
+        self.say("sample opened and checked, 10 cases")
 
     def scribble(self) -> None:
         """Paint a stroke with the mouse on a case that nobody annotated, and wait until it is on disk."""
-        annotate = self._panel("AnnotatePanel")
+        annotate = self.openPanel("AnnotatePanel")
         annotate.showCase("phantom_04")
-        self._wait(1)
+        self.wait(1)
         self.test.assertEqual(annotate.editor.activeEffect().name, "Paint")
         annotate.editor.setCurrentSegmentID(self.logic.classes.classes[0].segment_id)
         self._stroke()
         path = self.logic.project.folder / "scribbles" / "phantom_04_scribble.seg.nrrd"
-        self.test.assertTrue(self._wait(20, path.is_file), "the stroke wasn't written")
+        self.test.assertTrue(self.wait(20, path.is_file), "the stroke wasn't written")
         self.test.assertEqual(self.desk.situation().row("phantom_04").annotation, "scribbles")
-        self.logic.setCaseLabeled("phantom_04", True)
-        self._say("stroke painted and written")
+        self.test.assertTrue(self.desk.situation().row("phantom_04").labeled, "whoever paints wants it to train")
+        self.say("stroke painted and written")
 
     def _stroke(self, toRight: int = 0, until=lambda: True) -> float:
         """Paint a stroke; milliseconds until something has come of it."""
@@ -138,9 +141,9 @@ class StraightRoad:
         start = view.width // 2 + toRight, view.height // 2
         slicer.util.clickAndDrag(widget, start=start, end=(start[0] + 40, start[1] + 10), steps=8)
         begin = time.perf_counter()
-        self.test.assertTrue(self._wait(5, until), "nothing came of the stroke")
+        self.test.assertTrue(self.wait(5, until), "nothing came of the stroke")
         milliseconds = 1000 * (time.perf_counter() - begin)
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertGreater(sum(self._counts().values()), before, "the mouse painted nothing")
         return milliseconds
 
@@ -152,14 +155,14 @@ class StraightRoad:
     def propose(self) -> None:
         """Switch the superpixel proposals on, paint a stroke, and see what is proposed; accept it and undo that."""
         if not superpixelsEffectName():
-            self._say("no superpixel effect, skipped")
+            self.say("no superpixel effect, skipped")
             return
-        panel = self._panel("AnnotatePanel")
+        panel = self.openPanel("AnnotatePanel")
         panel.ui.superpixelsButton.click()
         effect = superpixelsEffectOf(panel.editor)
-        self.test.assertTrue(self._wait(30, lambda: effect.proposals is not None), "superpixels didn't come")
+        self.test.assertTrue(self.wait(30, lambda: effect.proposals is not None), "superpixels didn't come")
         panel.ui.superpixelsButton.click()
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertEqual(panel.editor.activeEffect().name, "Paint")
         before = effect.proposals.proposed_superpixels
         panel.editor.setCurrentSegmentID(self.logic.classes.background.segment_id)
@@ -168,74 +171,74 @@ class StraightRoad:
         self.test.assertGreater(effect.accept(), 0)
         self.test.assertNotEqual(self._counts(), counts)
         panel.editor.undo()
-        self._wait(0.3)
+        self.wait(0.3)
         self.test.assertEqual(self._counts(), counts)
         effect.stop()
-        self._say(f"superpixels proposed {milliseconds:.0f} ms after a stroke, accepted, undone")
+        self.say(f"superpixels proposed {milliseconds:.0f} ms after a stroke, accepted, undone")
 
     def canTrain(self) -> bool:
         """Look at the computer as the panel Setup does; whether it can train."""
-        panel = self._panel("SetupPanel")
+        panel = self.openPanel("SetupPanel")
         panel.check()
-        self.test.assertTrue(self._wait(300, lambda: not self.desk.checking), "the check of the computer didn't end")
+        self.test.assertTrue(self.wait(300, lambda: not self.desk.checking), "the check of the computer didn't end")
         ready = self.desk.report is not None and self.desk.report["ready"]
-        self._say("computer checked" if ready else "no torch here: training is skipped")
+        self.say("computer checked" if ready else "no torch here: training is skipped")
         return ready
 
     def train(self) -> None:
         """Train half a minute, with curves and a live preview, and measure how long the window stands still."""
         self._train(TRAIN_MINUTES, warmStart=False)
         self.test.assertTrue(self.logic.plotCharts)
-        self._say("trained; " + self._holds())
+        self.say("trained; " + self._holds())
 
     def retrain(self) -> None:
         """Go on from the model with the corrected case."""
         self._train(RETRAIN_MINUTES, warmStart=True)
-        self._say("retrained from the model; " + self._holds())
+        self.say("retrained from the model; " + self._holds())
 
     def _train(self, minutes: float, warmStart: bool) -> None:
         self.logic.getParameterNode().settings = TINY
-        panel = self._panel("TrainPanel")
+        panel = self.openPanel("TrainPanel")
         panel.ui.minutesSpinBox.value = minutes
         panel.ui.warmStartComboBox.setCurrentIndex(1 if warmStart else 0)
-        self._wait(0.3)
+        self.wait(0.3)
         self.test.assertTrue(panel.ui.startButton.enabled, panel.ui.startButton.toolTip)
         panel.ui.startButton.click()
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertFalse(panel.ui.startButton.enabled)
         self.test.assertTrue(panel.ui.cancelButton.enabled)
         self.clock.start()
-        isOver = self._wait(LONGEST_SECONDS, lambda: self.logic.training is None)
+        isOver = self.wait(LONGEST_SECONDS, lambda: self.logic.training is None)
         self.clock.stop()
         self.test.assertTrue(isOver, f"still at: {panel.ui.stageLabel.text}")
         self.test.assertEqual(panel.job.state, "finished", f"{panel.job.error}")
-        self._wait(0.5)
+        self.wait(0.5)
 
     def predict(self) -> None:
         """Segment all cases; look at the most doubtful one."""
-        panel = self._panel("ResultsPanel")
+        panel = self.openPanel("ResultsPanel")
         self.test.assertEqual(panel.ui.modelList.count, 1)
         panel.ui.predictAllButton.click()
         self.clock.start()
-        isOver = self._wait(LONGEST_SECONDS, lambda: panel.job is not None and not panel.job.is_running)
+        isOver = self.wait(LONGEST_SECONDS, lambda: panel.job is not None and not panel.job.is_running)
         self.clock.stop()
         self.test.assertTrue(isOver, f"still at: {panel.ui.stageLabel.text}")
         self.test.assertEqual(panel.job.state, "finished", f"{panel.job.error}")
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertEqual(panel.ui.rankingTable.rowCount, 10)
         panel.look("phantom_02")
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertEqual(self.desk.shown, "phantom_02")
         self.test.assertIsNotNone(panel.nodes.uncertainty)
         self.test.assertGreater(panel.ui.slicesList.count, 0)
-        self._say("10 cases segmented and ranked; " + self._holds())
+        self.say("10 cases segmented and ranked; " + self._holds())
 
     def correct(self) -> None:
         """Copy the result into the annotation, and paint on it."""
         panel = self.desk.panel("ResultsPanel")
         self.test.assertTrue(panel.ui.correctButton.enabled)
-        panel.correct()
-        self._wait(0.5)
+        panel.correct(isSure=True)
+        self.wait(0.5)
         annotate = self.desk.panel("AnnotatePanel")
         self.test.assertEqual(annotate.nodes.annotation.GetAttribute(KIND_ATTRIBUTE), "label")
         segment = min(self._counts().items(), key=lambda item: item[1])[0]
@@ -247,7 +250,7 @@ class StraightRoad:
         self.test.assertNotEqual(self._counts(), before)
         self.logic.saveEdits()
         self.test.assertEqual(self.desk.situation().row("phantom_02").annotation, "dense")
-        self._say("result corrected")
+        self.say("result corrected")
 
     def _paintIn(self, name: str) -> None:
         widget = slicer.app.layoutManager().sliceWidget("Red")
@@ -255,7 +258,7 @@ class StraightRoad:
         for offset in (-60, 0, 60):
             start = view.width // 2 + offset, view.height // 2 + offset // 2
             slicer.util.clickAndDrag(widget, start=start, end=(start[0] + 30, start[1]), steps=6)
-        self._wait(0.3)
+        self.wait(0.3)
 
     def reloadScene(self) -> None:
         """Save the scene, close it, load it again: the cohort and its case are back."""
@@ -263,22 +266,22 @@ class StraightRoad:
         path = self.folder / "scene.mrb"
         self.test.assertTrue(slicer.util.saveScene(str(path)))
         slicer.mrmlScene.Clear(0)
-        self._wait(0.5)
+        self.wait(0.5)
         self.test.assertEqual(self.desk.shown, "")
         self.test.assertIsNone(self.desk.panel("AnnotatePanel").nodes)
         self.logic.closeCohort()
         slicer.util.loadScene(str(path))
-        self._wait(1)
+        self.wait(1)
         self.test.assertTrue(self.logic.isOpen)
         self.test.assertEqual(self.logic.project.folder, self.folder / "sample")
         self.test.assertEqual(self.desk.shown, shown)
-        self._say("scene saved, closed and loaded again")
+        self.say("scene saved, closed and loaded again")
 
     def reloadModule(self) -> None:
         """Reload the module: the cohort and its case are back, and nothing of the former panels is at work."""
         before, shown = self.widget, self.desk.shown
         slicer.util.reloadScriptedModule("SemiSupSeg")
-        self._wait(1)
+        self.wait(1)
         self.widget = slicer.util.getModuleWidget("SemiSupSeg")
         self.desk, self.logic = self.widget.desk, self.widget.logic
         self.test.assertIsNot(self.widget, before)
@@ -286,9 +289,9 @@ class StraightRoad:
         self.test.assertFalse(before.Observations)
         self.test.assertTrue(self.logic.isOpen)
         self.test.assertEqual(self.desk.shown, shown)
-        self._panel("AnnotatePanel")
+        self.openPanel("AnnotatePanel")
         self.test.assertEqual(self.desk.panel("AnnotatePanel").editor.activeEffect().name, "Paint")
-        self._say("module reloaded")
+        self.say("module reloaded")
 
     def _holds(self) -> str:
         return (
