@@ -276,6 +276,7 @@ class TrainPanel(Panel):
             # Without a chart the view is black.
             chart = self._singleton("vtkMRMLPlotChartNode", PLOT_VIEW_NAME)
             chart.SetTitle(_("Curves come with the first iterations"))
+            chart.SetTitleFontSize(14)
             node.SetPlotChartNodeID(chart.GetID())
         return node
 

@@ -143,6 +143,10 @@ class CurvePlot:
         chart.SetTitle(f"{self._title}: {what}")
         chart.SetXAxisTitle(ITERATION)
         chart.SetYAxisTitle(unit)
+        chart.SetTitleFontSize(14)  # Slicer's own sizes are for a view of its own, not for one in a panel
+        chart.SetLegendFontSize(11)
+        chart.SetAxisTitleFontSize(12)
+        chart.SetAxisLabelFontSize(11)
         return chart
 
     def _add_table(self, names: list[str]) -> _CurveTable:
