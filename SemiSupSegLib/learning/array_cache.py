@@ -15,16 +15,20 @@ import numpy as np
 from ..cohort import Cohort
 from ..errors import SemiSupSegError
 from ..files import explained, free_disk_bytes, replace_atomically, temporary_beside
+from ..volume import extension_of
 
 _DISK_RESERVE_BYTES = 1024**3
 """Stays free: what saves a few seconds must not be what fills a disk."""
+
+_HEADERS = (".mhd", ".nhdr", ".hdr", ".img")
+"""Formats of two files: one of them says nothing of a change of the other."""
 
 
 class ArrayCache:
     """Arrays made from files; of each file and kind the last one is kept.
 
-    A file counts as unchanged while its path, size and times of change are the same. So it isn't read to be recognised,
-    and a copy of a cohort begins with an empty cache.
+    A file counts as unchanged while its path, size, times of change and place on the disk are the same. So it isn't
+    read to be recognised, and a copy of a cohort begins with an empty cache. Of formats of two files nothing is kept.
 
     Parameters
     ----------
@@ -60,7 +64,8 @@ class ArrayCache:
         shape, dtype
             Of the array: what is found to be another is made again.
         """
-        identity = None if self.folder is None else file_identity(source)
+        is_whole = extension_of(source).lower() not in _HEADERS
+        identity = file_identity(source) if self.folder is not None and is_whole else None
         if identity is None:
             return make()
         group = f"{kind}-{_digest(os.path.abspath(source))}"
@@ -109,13 +114,15 @@ def file_identity(path: Path) -> list[int] | None:
         found = path.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    # The inode, because a file that takes the place of another within a tick of the clock has the other's times.
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def _load(path: Path) -> np.ndarray | None:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError):  # missing or damaged; a header may claim any size
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except Exception:  # missing or damaged: numpy parses a header as Python, and raises whatever that raises
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.labels import LabelSchema
 from SemiSupSegLib.learning import array_cache
-from SemiSupSegLib.learning.array_cache import ArrayCache, cache_folder
+from SemiSupSegLib.learning.array_cache import ArrayCache, cache_folder, file_identity
 
 
 class Maker:
@@ -66,7 +67,32 @@ def test_other_wishes_make_another_array_and_the_last_one_is_kept(cache, source)
     assert make.times == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array at all"])
+@pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr", "scan.HDR"])
+def test_of_a_header_whose_voxels_lie_in_another_file_nothing_is_kept(cache, tmp_path, name):
+    header = tmp_path / name
+    header.write_text("the voxels lie elsewhere")
+    get(cache, header, Maker(1))
+    assert get(cache, header, Maker(2))[0, 0] == 2
+    assert not cache.folder.exists()
+
+
+def test_a_file_that_takes_anothers_place_within_a_tick_of_the_clock_is_another(source, tmp_path, monkeypatch):
+    def at_one_time(path: Path) -> SimpleNamespace:
+        found = os.stat(path)
+        return SimpleNamespace(st_size=found.st_size, st_ino=found.st_ino, st_mtime_ns=1, st_ctime_ns=1)
+
+    monkeypatch.setattr(type(source), "stat", at_one_time)
+    before = file_identity(source)
+    assert file_identity(source) == before
+    (tmp_path / "new").write_bytes(source.read_bytes())
+    os.replace(tmp_path / "new", source)
+    assert file_identity(source) != before
+
+
+DAMAGED_HEADER = b"\x93NUMPY\x01\x00\x04\x00{'(\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"no array at all", b"PK\x03\x04", DAMAGED_HEADER])
 def test_a_damaged_entry_is_made_again(cache, source, content):
     get(cache, source, Maker(1))
     next(cache.folder.iterdir()).write_bytes(content)
