@@ -28,6 +28,7 @@ from .devices import empty_cache, prepare_process
 from .distributed import ALONE, Processes, joined_processes
 from .fingerprint import read_fingerprint
 from .live_commands import LiveCommands
+from .losses import winners
 from .memory import is_out_of_memory
 from .methods import METHODS
 from .one_piece import classes_that_strokes_show_as_one_piece, one_piece_classes
@@ -88,6 +89,7 @@ class TrainingRun:
         self.best: dict[str, float] | None = details.get("best")
         self.seconds = 0.0
         self.rollbacks = 0
+        self._is_look_owed = False  # whether a stop came between a step and what was due after it
         self.data: TrainingData | None = None
         self.trainer: Trainer | None = None
         self.commands = LiveCommands(self)
@@ -214,10 +216,11 @@ class TrainingRun:
         )
         if checkpoint is None or self.trainer is None:
             self.trainer = self._fresh_trainer()
-            self.seconds = 0.0
+            self.seconds, self._is_look_owed = 0.0, False
         if checkpoint is not None:
             self.trainer.restore(checkpoint)
             self.seconds = float(checkpoint.state.get("seconds", 0.0))
+            self._is_look_owed = bool(checkpoint.state.get("is_look_owed", False))
 
     def _fresh_trainer(self) -> Trainer:
         trainer = Trainer(self.settings, self.plan, self.device, self.data.cases, self.iterations, self.processes)
@@ -231,10 +234,13 @@ class TrainingRun:
     def _loop(self) -> None:
         session, curves = self.session, Curves(self.session, self.iterations)
         saved = time.monotonic()
-        while self.trainer.iteration < self.iterations:
+        while self._is_look_owed or self.trainer.iteration < self.iterations:
             self.commands.obey()
             if self._is_to_stop():
                 break
+            if self._is_look_owed:
+                self._look()
+                continue
             begun = time.monotonic()
             values = self.trainer.step()
             seconds = time.monotonic() - begun
@@ -245,10 +251,7 @@ class TrainingRun:
                 continue
             session.heartbeat(self.trainer.iteration)
             curves.add(self.trainer, values, seconds)
-            if self.validation.is_due(self.trainer.iteration, self.iterations):
-                self._validate()
-            if self._pieces_are_due():
-                self._look_at_pieces()
+            self._look()
             if self.processes.is_leader and time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
                 self.save_checkpoint()
                 saved = time.monotonic()
@@ -258,7 +261,7 @@ class TrainingRun:
     def save_checkpoint(self) -> Path:
         """Write everything down that going on needs; raises `SemiSupSegError` where the disk is full."""
         checkpoint = self.trainer.checkpoint()
-        checkpoint.state["seconds"] = self.seconds
+        checkpoint.state.update(seconds=self.seconds, is_look_owed=self._is_look_owed)
         self.session.check_disk(checkpoint.size_bytes)
         path = save_checkpoint(self.session.folder.checkpoints, checkpoint)
         self.session.emit("checkpoint", iteration=checkpoint.iteration, path=str(path))
@@ -317,14 +320,23 @@ class TrainingRun:
         return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device,
                          largest_component=self.trainer.one_piece)  # fmt: skip
 
+    def _look(self) -> None:
+        """Whatever is due after a step; what a stop cuts short comes first after a resume."""
+        self._is_look_owed = True
+        try:
+            if self._pieces_are_due():
+                self._look_at_pieces()
+            if self.validation.is_due(self.trainer.iteration, self.iterations):
+                self._validate()
+        except Stopped:  # the loop sees it, too, and saves a checkpoint
+            return
+        self._is_look_owed = False
+
     def _validate(self) -> None:
         """Dice of student and teacher, of which the best so far is kept; or agreement with held-out strokes."""
         iteration = self.trainer.iteration
-        try:
-            dice = self.validation.dice(self.predictor, self.stop_if_asked)
-            agreement = self.validation.agreement(self.predictor, self.stop_if_asked)
-        except Stopped:  # the loop sees it, too, and saves a checkpoint
-            return
+        dice = self.validation.dice(self.predictor, self.stop_if_asked)
+        agreement = self.validation.agreement(self.predictor, self.stop_if_asked)
         values = {f"validation dice {name}": value for name, value in dice.items()}
         if agreement is not None:
             values["held-out agreement"] = agreement
@@ -349,12 +361,11 @@ class TrainingRun:
         predictor = self.predictor("teacher")
 
         def labels(image: Tensor) -> Tensor:
-            return predictor.on_plan_grid(image.to(predictor.device), self.stop_if_asked).argmax(dim=0)
+            return winners(predictor.on_plan_grid(image.to(predictor.device), self.stop_if_asked), dim=0)
 
-        with contextlib.suppress(Stopped):  # the loop sees it, too
-            self.trainer.one_piece = tuple(self.processes.of_leader(
-                lambda: list(classes_that_strokes_show_as_one_piece(self.data.cases, labels, self.plan.n_classes))
-            ))  # fmt: skip
+        self.trainer.one_piece = tuple(self.processes.of_leader(
+            lambda: list(classes_that_strokes_show_as_one_piece(self.data.cases, labels, self.plan.n_classes))
+        ))  # fmt: skip
 
     def _finish(self) -> Outcome:
         """The model as it stands, whether all iterations were done or the run was stopped."""

@@ -177,6 +177,26 @@ def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume
     assert Model.load(folder.path).largest_component == (2,)
 
 
+def test_a_look_that_a_stop_cut_short_is_taken_after_the_resume(cohort, tmp_path, monkeypatch):
+    stopping, looks = [], []
+
+    def look(cases, predict, n_classes):
+        if stopping:
+            stopping.pop().request_stop(StopReason.CANCEL)
+        predict(cases[0].image)
+        looks.append(cases)
+        return (2,) if len(looks) == ITERATIONS else ()
+
+    monkeypatch.setattr(training, "classes_that_strokes_show_as_one_piece", look)
+    folder = new_run(tmp_path, cohort, "method=sp3")
+    assert work(folder, {ITERATIONS - 1: stopping.append})[0] == 3
+    assert len(looks) == ITERATIONS - 1
+    assert [iteration for iteration, _ in folder.metrics()["validation dice teacher"]] == [ITERATIONS // 2]
+    assert work(folder)[0] == 0
+    assert Model.load(folder.path).largest_component == (2,)
+    assert [at for at, _ in folder.metrics()["validation dice teacher"]] == [ITERATIONS // 2, ITERATIONS]
+
+
 # Stopping and going on ------------------------------------------------------------------------------------------------
 
 
