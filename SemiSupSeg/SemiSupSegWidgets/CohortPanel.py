@@ -101,6 +101,7 @@ class CohortPanel(Panel):
         answer = askAboutTraining(self.logic, _("Don't open"))
         if answer == "stay":
             return
+        self.desk.steps.cancel()  # a result of the cohort before isn't one of the next
         before, shown = self.logic.isOpen and self.logic.project, self.desk.shown
         with self.desk.attempt():
             if before:

@@ -31,10 +31,18 @@ class _ThinInFloat32:
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, *spatial)`` as every convolution does, in autocast's format."""
-        if x.shape[2] > _THIN or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        autocast_format = _cpu_autocast_format() if x.shape[2] <= _THIN and x.device.type == "cpu" else None
+        if autocast_format is None:
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float()).to(torch.get_autocast_dtype("cpu"))
+            return super().forward(x.float()).to(autocast_format)
+
+
+def _cpu_autocast_format() -> torch.dtype | None:
+    """Number format of autocast on the CPU; None where it is off."""
+    if not hasattr(torch, "get_autocast_dtype"):  # torch before 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 class Conv2d(_ThinInFloat32, nn.Conv2d):

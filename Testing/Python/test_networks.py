@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from SemiSupSegLib.errors import SettingsError
+from SemiSupSegLib.learning import layers
 from SemiSupSegLib.learning.layers import (
     CONVOLUTION,
     TRANSPOSED_CONVOLUTION,
@@ -296,6 +297,25 @@ def test_bfloat16_gradient_of_thin_maps_is_that_of_float32(shape, stride):
         assert result.dtype == torch.bfloat16
         result.float().square().sum().backward()
         torch.testing.assert_close(convolution.weight.grad, exact, rtol=0.05, atol=0.05 * float(exact.abs().max()))
+
+
+def test_thin_maps_are_known_in_autocast_of_torch_before_2_4_too(monkeypatch):
+    class OldTorch:
+        """torch with the names for autocast that it had then, and without today's."""
+
+        is_autocast_cpu_enabled = staticmethod(lambda: torch.is_autocast_enabled("cpu"))
+        get_autocast_cpu_dtype = staticmethod(lambda: torch.get_autocast_dtype("cpu"))
+
+        def __getattr__(self, name):
+            if name in ("is_autocast_enabled", "get_autocast_dtype"):
+                raise AttributeError(name)
+            return getattr(torch, name)
+
+    monkeypatch.setattr(layers, "torch", OldTorch())
+    convolution, x = CONVOLUTION[3](2, 2, 1), torch.ones(1, 2, 2, 4, 4)
+    assert convolution(x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("kind", KINDS)
