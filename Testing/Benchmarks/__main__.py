@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from SemiSupSegLib.errors import SemiSupSegError
+
 BENCHMARKS = {
     "la": "left atrium, few labeled or scribbled scans (quality)",
     "acdc": "cardiac cine MRI with expert scribbles (quality)",
@@ -25,11 +27,15 @@ def main(arguments: list[str]) -> int:
             print(f"  {name:<14}{text}")
         return 0 if arguments[:1] in ([], ["--help"], ["-h"]) else 2
     name, *rest = arguments
-    if name in _QUALITY:
-        from .study import main as run_study
+    try:
+        if name in _QUALITY:
+            from .study import main as run_study
 
-        return run_study(name, rest)
-    return importlib.import_module(f".{name.replace('-', '.')}", __package__).main(rest)
+            return run_study(name, rest)
+        return importlib.import_module(f".{name.replace('-', '.')}", __package__).main(rest)
+    except SemiSupSegError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -186,7 +186,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m Testing.Benchmarks ablation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m Testing.Benchmarks ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--method", required=True, choices=SWITCHES)
     parser.add_argument("--cohort", required=True, type=Path)
     parser.add_argument("--seeds", type=int, default=3, help="paired runs of every variant")

@@ -1,8 +1,6 @@
 """Who trains, who tests: the evaluation protocols of the field's data sets, as cohorts.
 
-The data themselves are not part of this repository; ``--data`` (or the variable SEMISUPSEG_DATA) says where they lie:
-``LA/{train,test}/{images,labels,scribbles}`` with ``LA/manifest.csv``, ``ACDC/{images,labels,scribbles}`` with
-``ACDC/manifest.csv``, ``hippocampus/{images,labels}``.
+The data themselves are not part of this repository; `LAYOUT` says how they must lie.
 """
 
 from __future__ import annotations
@@ -14,8 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from SemiSupSegLib.cohort import Cohort, create_cohort
+from SemiSupSegLib.errors import SemiSupSegError
 
 FOLDS = 5
+
+LAYOUT = """\
+The data sets are not part of this repository. --data, or the variable
+SEMISUPSEG_DATA, names a folder with
+  LA/manifest.csv (columns name, split: train or test, suspected_patient_group),
+  LA/{train,test}/images/NAME.nrrd, LA/{train,test}/labels/NAME_label.nrrd,
+  LA/train/scribbles/NAME_scribble.nrrd (1 background, 2 left atrium);
+  ACDC/manifest.csv (columns name, patient, group), ACDC/images, ACDC/labels,
+  ACDC/scribbles (1 background, then each class's label + 1);
+  hippocampus/images, hippocampus/labels.
+"""
 
 PUBLISHED_LA = (
     "plan.network=vnet", "plan.spacing=0.625,0.625,0.625", "plan.patch=112,112,80", "plan.batch_size=2",
@@ -152,6 +162,8 @@ def stratified_folds(groups: dict[str, str]) -> dict[str, int]:
 
 
 def _manifest(folder: Path) -> list[dict[str, str]]:
+    if not (folder / "manifest.csv").is_file():
+        raise SemiSupSegError(f"There is no '{folder / 'manifest.csv'}'.", "How the data must lie is told by --help.")
     with open(folder / "manifest.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.files import read_json
 
 
@@ -18,11 +19,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("results", nargs="+", type=Path)
     parser.add_argument("--plot", type=Path, help="picture: Dice against labeled cases, and a box for each method")
     options = parser.parse_args(arguments)
-    studies = [read_json(path, "a result file") for path in options.results]
+    studies = [_study(path) for path in options.results]
     print(markdown(studies))
     if options.plot:
         plot(studies, options.plot)
     return 0
+
+
+def _study(path: Path) -> dict[str, Any]:
+    study = read_json(path, "a result file")
+    if not all("test teacher" in row for row in study.get("rows", [{}])):
+        raise SemiSupSegError(f"'{path}' was not stored by a study.", "Give what la, acdc or hippocampus have stored.")
+    return study
 
 
 def markdown(studies: Sequence[dict[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from SemiSupSegLib.files import read_json, write_json_atomically
 from SemiSupSegLib.runs import RunFolder
 from SemiSupSegLib.training_settings import METHODS
 
-from .protocols import FOLDS, PUBLISHED_LA, Split, acdc_splits, hippocampus_splits, la_splits
+from .protocols import FOLDS, LAYOUT, PUBLISHED_LA, Split, acdc_splits, hippocampus_splits, la_splits
 from .statistics import compare
 
 PUBLISHED_ITERATIONS = 6000
@@ -199,7 +199,12 @@ def _nanmean(values: Sequence[float | None]) -> float:
 
 
 def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"python -m Testing.Benchmarks {protocol}", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m Testing.Benchmarks {protocol}",
+        description=__doc__,
+        epilog=LAYOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("SEMISUPSEG_DATA"), help="folder of the data sets")
     parser.add_argument("--labeled", type=int, default=4, help="annotated training scans")
     parser.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")

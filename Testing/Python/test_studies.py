@@ -9,6 +9,7 @@ import pytest
 
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.volume import Volume, write_volume
+from Testing.Benchmarks.__main__ import main as benchmarks
 from Testing.Benchmarks.protocols import FOLDS, stratified_folds
 from Testing.Benchmarks.report import markdown
 from Testing.Benchmarks.statistics import compare
@@ -89,3 +90,11 @@ def test_equal_runs_are_no_difference():
     assert found["difference"] == 0
     assert found["p"] == 1
     assert not math.isnan(found["p_holm"])
+
+
+def test_what_is_missing_is_told_in_a_sentence(tmp_path, capsys):
+    assert benchmarks(["la", "--data", str(tmp_path), "--out", str(tmp_path / "out.json")]) == 1
+    assert "manifest.csv" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text('{"rows": [{"method": "sp3"}]}', encoding="utf-8")
+    assert benchmarks(["report", str(tmp_path / "other.json")]) == 1
+    assert "not stored by a study" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def _today() -> str:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    areas = "\n".join(f"  {name:<14}{text}" for name, text in AREAS.items())
+    areas = "\n".join(f"  {name:<19}{text}" for name, text in AREAS.items())
     parser = argparse.ArgumentParser(
         prog="python -m Testing.Benchmarks speed",
         description=__doc__,
