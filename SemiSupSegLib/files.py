@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -137,7 +138,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     try:
         if len(content) > MAXIMUM_JSON_BYTES:
             raise ValueError(f"larger than {MAXIMUM_JSON_BYTES // 1024**2} MB")
-        return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise SemiSupSegError(
             f"{what[:1].upper()}{what[1:]} in '{path}' isn't valid JSON ({_first_line(error)}).",
@@ -334,6 +335,13 @@ def _flush(descriptor: int) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} isn't a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
 
 
 def _first_line(error: object) -> str:

@@ -91,7 +91,11 @@ def _check_metaimage(stream: BinaryIO, path: Path) -> Path:
 def _check_nifti(header: bytes, path: Path) -> None:
     """The grid of a NIfTI-1 header; ITK's reader takes 1 for a spacing of NaN, and never comes back from infinity."""
     order = next((order for order in "<>" if struct.unpack_from(f"{order}i", header.ljust(4, b"\0"))[0] == 348), None)
-    if order is None or len(header) < _NIFTI_BYTES:
+    if len(header) < _NIFTI_BYTES:
+        return
+    if order is None:
+        if header[344:347] in (b"n+1", b"ni1"):  # ITK reads it all the same, and whatever numbers it has
+            raise _damaged(path, "it doesn't begin as a NIfTI file does")
         return
     spacing = struct.unpack_from(f"{order}3f", header, 80)
     qform_code, sform_code, *numbers = struct.unpack_from(f"{order}2h18f", header, 252)

@@ -52,8 +52,18 @@ def test_a_name_of_full_length_can_be_written(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe\x00", b'{"a": NaN}', b"[" * 100_000, b"1" * 10_000, b'{"a": 1} x', b"\x00" * 64],
-    ids=["empty", "cut", "utf-16", "nan", "deep", "long number", "trailing", "zeros"],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b"1" * 10_000,
+        b'{"a": 1e999}',
+        b'{"a": 1} x',
+        b"\x00" * 64,
+    ],
+    ids=["empty", "cut", "utf-16", "nan", "deep", "long number", "infinite", "trailing", "zeros"],
 )
 def test_what_isnt_json_is_said_so(tmp_path, content):
     path = tmp_path / "cohort.json"

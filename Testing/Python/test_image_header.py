@@ -111,6 +111,7 @@ def test_missing_voxels_are_named(tmp_path):
         ("infinite row.nii", _nifti(300, "f", float("inf")), ErrorCode.BAD_GEOMETRY),
         ("infinite row.nii.gz", gzip.compress(_nifti(300, "f", float("inf"))), ErrorCode.BAD_GEOMETRY),
         ("big-endian.nii", _nifti(300, "f", float("inf"), order=">"), ErrorCode.BAD_GEOMETRY),
+        ("other length.nii", _nifti(0, "i", -32768), ErrorCode.UNREADABLE_FILE),
         # and these were read with 1 or 0 for what isn't a number
         ("spacing.nii", _nifti(80, "f", float("nan")), ErrorCode.BAD_GEOMETRY),
         ("origin.mha", _mha(Offset="nan 0 0"), ErrorCode.BAD_GEOMETRY),
