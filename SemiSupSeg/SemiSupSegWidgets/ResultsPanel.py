@@ -198,6 +198,7 @@ class ResultsPanel(Panel):
         """Show segmentation and uncertainty of the shown case."""
         if not self.logic.isOpen or not caseID or caseID != self.desk.shown:
             return
+        self.desk.steps.cancel()  # they may be showing the same, and would add it once more
         with self.desk.attempt():
             self._onResultShown(self.logic.results(caseID))
 

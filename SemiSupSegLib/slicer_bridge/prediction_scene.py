@@ -151,14 +151,14 @@ class PredictionScene(CohortScene):
         self, prediction: Prediction, volume_node: slicer.vtkMRMLScalarVolumeNode, key: str
     ) -> Steps[PredictionNodes]:
         shown = [node for node in tagged_nodes(self.scene, self.path) if node.GetAttribute(RESULT_OF_ATTRIBUTE) == key]
-        nodes = yield from prediction_steps(prediction, volume_node, shown, self.cohort.schema)
-        for node in (nodes.segmentation, nodes.uncertainty, *nodes.probabilities.values()):
-            if node is not None:
-                tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))
-                node.SetAttribute(RESULT_OF_ATTRIBUTE, key)
-                if volume_node.GetAttribute(LOADED_ATTRIBUTE):
-                    node.SetAttribute(LOADED_ATTRIBUTE, "1")
-        return nodes
+
+        def own(node: slicer.vtkMRMLNode) -> None:
+            tag(node, self.path, volume_node.GetAttribute(CASE_ATTRIBUTE) or "", node.GetAttribute(KIND_ATTRIBUTE))
+            node.SetAttribute(RESULT_OF_ATTRIBUTE, key)
+            if volume_node.GetAttribute(LOADED_ATTRIBUTE):
+                node.SetAttribute(LOADED_ATTRIBUTE, "1")
+
+        return (yield from prediction_steps(prediction, volume_node, shown, self.cohort.schema, own))
 
 
 def _not_predicted(name: str) -> CohortError:

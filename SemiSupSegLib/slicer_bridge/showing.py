@@ -48,6 +48,7 @@ def prediction_steps(
     volume_node: slicer.vtkMRMLScalarVolumeNode,
     shown: list[slicer.vtkMRMLNode],
     classes: LabelSchema,
+    own: Callable[[slicer.vtkMRMLNode], object] = lambda node: None,
 ) -> Steps[PredictionNodes]:
     """Show a prediction beside its scan: files are read slab by slab, and each node is a step of its own.
 
@@ -60,6 +61,8 @@ def prediction_steps(
         Nodes that show an earlier prediction of this scan: updated, if nobody edited them; else new ones are made.
     classes : LabelSchema
         Classes of these names keep the IDs, colors and terminology that they have here, whoever made the model.
+    own : callable
+        Takes each node as soon as it is there, so that it is known as a result's also if the steps aren't all taken.
 
     Returns
     -------
@@ -68,6 +71,8 @@ def prediction_steps(
     """
     by_kind = {node.GetAttribute(KIND_ATTRIBUTE): node for node in shown}
     segmentation = yield from _segmentation_steps(prediction, volume_node, by_kind.get("result"), classes)
+    own(segmentation)
+    yield
     maps, doubt = {}, None
     for kind, path in prediction.files.items():
         if kind == "segmentation":
@@ -77,6 +82,7 @@ def prediction_steps(
         doubt = sums if kind == "uncertainty" else doubt
         maps[kind] = _show_map(by_kind.get(kind), array, volume_node, f"{prediction.case_id} {kind}", add)
         maps[kind].SetAttribute(KIND_ATTRIBUTE, kind)
+        own(maps[kind])
         yield
     probabilities = {kind.removeprefix("probability "): node for kind, node in maps.items() if kind != "uncertainty"}
     return PredictionNodes(segmentation, probabilities, maps.get("uncertainty"), doubt)
@@ -101,7 +107,6 @@ def _segmentation_steps(
         name = f"{prediction.case_id} segmentation"
         node = add_segmentation(labels[box], volume_node, schema, name, geometry=where)
         node.SetAttribute(KIND_ATTRIBUTE, "result")
-    yield
     return node
 
 

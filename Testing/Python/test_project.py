@@ -464,6 +464,18 @@ def test_nodes_loaded_to_show_strokes_go_when_the_result_is_corrected(project, v
     assert correction.volume is shown.volume
 
 
+def test_a_result_that_was_only_partly_shown_is_not_added_again(project, volume_node, strokes, scene):
+    project.add_case(volume_node, strokes)
+    predict_everywhere(project, "scan")
+    before = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+    steps = project.results_steps("scan")
+    while scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before:
+        next(steps)
+    steps.close()
+    project.results("scan")
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 1
+
+
 def test_uncertain_slices_are_far_apart_and_most_uncertain_first():
     doubt = np.zeros(20)
     doubt[[4, 5, 12]] = 3.6, 4.0, 2.0
