@@ -55,8 +55,9 @@ def classes_that_strokes_show_as_one_piece(
 
     Whoever has several lesions to show paints several; whoever paints one organ on many slices paints what a fair
     prediction joins. So a class is one piece if it has at least four strokes, 95 % of their voxels lie in one component
-    of the class in each case's prediction, and at most 5 % of the other strokes are predicted as the class. A poor
-    prediction says nothing: then no class is.
+    of the class in each case's prediction, that is the largest in half of the cases or more (it is the one that will be
+    kept), and at most 5 % of the other strokes are predicted as the class. A poor prediction says nothing: then no
+    class is.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def classes_that_strokes_show_as_one_piece(
     n_classes : int
         Background included.
     """
-    strokes, painted, together, others, wrong = np.zeros((5, n_classes), dtype=np.int64)
+    strokes, painted, together, others, wrong, shown_in, largest_in = np.zeros((7, n_classes), dtype=np.int64)
     for case in _spread([case for case in cases if case.annotation is not None]):
         annotation, predicted = case.annotation.cpu().numpy(), predict(case.image).cpu().numpy()
         for label in range(1, n_classes):
@@ -75,10 +76,16 @@ def classes_that_strokes_show_as_one_piece(
             pieces = scipy.ndimage.label(predicted == label)[0]
             strokes[label] += scipy.ndimage.label(own, structure=np.ones((3,) * own.ndim))[1]
             painted[label] += own.sum()
-            together[label] += np.bincount(pieces[own], minlength=2)[1:].max()
+            of_strokes = np.bincount(pieces[own], minlength=2)[1:]
+            together[label] += of_strokes.max()
+            shown_in[label] += own.any()
+            largest_in[label] += (
+                of_strokes.any() and of_strokes.argmax() == np.bincount(pieces[pieces > 0]).argmax() - 1
+            )
             others[label] += other.sum()
             wrong[label] += (other & (pieces > 0)).sum()
     shown = (strokes >= _FEWEST_STROKES) & (together >= _SHARE * painted) & (wrong <= (1 - _SHARE) * others)
+    shown &= 2 * largest_in >= shown_in
     return tuple(int(label) for label in np.flatnonzero(shown))
 
 
