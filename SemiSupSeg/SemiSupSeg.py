@@ -1,3 +1,5 @@
+"""The module as Slicer finds it: what it says about itself, its five panels, and its test."""
+
 import importlib.util
 import sys
 from pathlib import Path
