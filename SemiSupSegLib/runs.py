@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -235,11 +236,10 @@ class RunFolder:
 
     def metric_rows(self) -> Iterator[tuple[int, str, float]]:
         """Iteration, name and value of each row of metrics.csv, as they were written; damaged rows are left out."""
-        try:
-            file = open(self.metrics_file, encoding="utf-8", errors="replace", newline="")
-        except FileNotFoundError:
-            return
-        with file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.metrics_file, encoding="utf-8", errors="replace", newline="") as file,
+        ):
             for line in file:
                 row = next(csv.reader([line.replace("\0", "")], strict=False), [])
                 if len(row) == 3 and line.endswith("\n") and re.fullmatch(r"\d{1,15}", row[0], re.ASCII):

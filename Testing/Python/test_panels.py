@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("slicer")
+pytest.importorskip("slicer", reason="slicer-core isn't installed")
 
 from SemiSupSegLib.cohort_lint import Finding
 from SemiSupSegLib.doctor import Advice
