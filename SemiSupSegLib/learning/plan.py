@@ -29,7 +29,7 @@ _GPU_PATCH_PIXELS = 512 * 512
 _GPU_BYTES_PER_VOXEL = 6_000  # activations of two patches of the default network, a guess on the safe side
 _FEWEST_PATCH_VOXELS = 32**3
 _CPU_PATCHES_PER_IMAGE = 1.25
-_GPU_PATCHES_PER_IMAGE = 2.5
+_PATCHES_PER_IMAGE = 2.5  # in 2D and on GPUs, which afford it
 _LARGEST_SHARE = 0.8
 """Patches are at most this share of the image's axes. One that always shows the whole image tells the network by its
 edges where it is; trained on scribbles, it then called everything far from them foreground (left atrium, four scribbled
@@ -39,6 +39,11 @@ _SHORT_AXIS = 24
 _MOST_COARSENING = 4.0
 _SMALLEST_POOLED = 8
 _FEWEST_SLICES = 8
+_THIN_STACK = 24
+_THICK_SLICES = 3.0
+"""Volumes of fewer slices than either of the first two are trained slice by slice, the second only if the slices are so
+many times thicker than pixels are wide. On ACDC (10 slices of 10 mm; experts' scribbles, `partial`) patients held out
+of training had Dice 0.85 in 2D and 0.72 in 3D at 1.5 mm, and 0.15 in 3D on the coarse grid that a CPU affords."""
 _LARGEST_PATCH = 65_536
 _MOST_FEATURES = 1024
 _MOST_LEVELS = 16
@@ -220,9 +225,9 @@ def derive_plan(
     chosen = settings.plan
     native = np.median(fingerprint.spacings, axis=0)
     extent = np.median(fingerprint.sizes * fingerprint.spacings, axis=0)
-    dimensions = chosen.dimensions or (2 if np.median(fingerprint.sizes[:, 2]) < _FEWEST_SLICES else 3)
+    dimensions = chosen.dimensions or (2 if _is_a_thin_stack(fingerprint) else 3)
     budget = _patch_voxels(device, dimensions)
-    most = budget * (_CPU_PATCHES_PER_IMAGE if device.type == "cpu" else _GPU_PATCHES_PER_IMAGE)
+    most = budget * (_CPU_PATCHES_PER_IMAGE if device.type == "cpu" and dimensions == 3 else _PATCHES_PER_IMAGE)
     spacing = np.array(chosen.spacing) if chosen.spacing else _coarsened(native, extent, dimensions, most)
     size = np.maximum(1, np.rint(extent / spacing)).astype(int)
     network = "unet" if chosen.network == "auto" else chosen.network
@@ -279,6 +284,13 @@ def _are_numbers(values: tuple, length: int, low: float, high: float) -> bool:
 
 def _are_whole(values: tuple, length: int, low: int, high: int) -> bool:
     return _are_numbers(values, length, low, high) and all(isinstance(value, int) for value in values)
+
+
+def _is_a_thin_stack(fingerprint: Fingerprint) -> bool:
+    """Whether a typical image has too few slices for a volumetric network to learn across them."""
+    slices = np.median(fingerprint.sizes[:, 2])
+    width, height, thickness = np.median(fingerprint.spacings, axis=0)
+    return slices < _FEWEST_SLICES or (slices < _THIN_STACK and thickness >= _THICK_SLICES * max(width, height))
 
 
 def _patch_voxels(device: torch.device, dimensions: int) -> int:

@@ -48,13 +48,23 @@ def test_anisotropic_scans_are_pooled_in_plane_first():
 
 
 def test_scans_of_few_slices_are_planned_slice_by_slice():
-    for slices in (1, 7):
-        plan = plan_of((256, 256, slices), (0.7, 0.7, 8.0))
+    for size, spacing in (
+        ((256, 256, 1), (0.7, 0.7, 8.0)),
+        ((256, 256, 7), (1, 1, 1)),
+        ((256, 216, 23), (1.5, 1.5, 5.0)),
+    ):
+        plan = plan_of(size, spacing)
         assert plan.dimensions == 2
         assert plan.patch[2] == 1
         assert plan.spacing[2] == 0.0
         assert all(len(stride) == 2 for stride in plan.strides)
-    assert plan_of((256, 256, 8), (0.7, 0.7, 8.0)).dimensions == 3
+    assert plan_of((256, 256, 8), (1, 1, 2.9)).dimensions == 3
+    assert plan_of((256, 256, 24), (0.7, 0.7, 8.0)).dimensions == 3
+
+
+def test_slices_are_trained_at_about_their_own_resolution_on_a_cpu_too():
+    plan = plan_of((216, 256, 10), (1.5, 1.5, 10.0))
+    assert (plan.spacing, plan.patch) == ((1.5, 1.5, 0.0), (160, 160, 1))
 
 
 def test_slices_of_a_two_dimensional_plan_keep_their_own_distance():
