@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import find_objects, label, maximum_filter
 
 _COUNTED_AT_ONCE = 8_000_000
 
@@ -42,7 +42,35 @@ def largest_component(mask: NDArray) -> NDArray:
     return components == sizes.argmax()
 
 
-def keep_largest_components(labels: NDArray, classes: Iterable[int]) -> NDArray:
+def main_piece(mask: NDArray, reach: Sequence[int]) -> NDArray:
+    """The largest component of a mask, and what of the mask continues it beyond a gap.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray
+        Bool, ``(k, j, i)`` or ``(j, i)``.
+    reach : sequence of int
+        Voxels, along each axis, by which components are widened: those that then touch are one piece. 0 widens none.
+
+    Returns
+    -------
+    numpy.ndarray
+        Bool, of the same shape.
+
+    Examples
+    --------
+    >>> main_piece(np.array([[1, 1, 0, 0, 1, 0, 0, 0, 1]], dtype=bool), (0, 1)).astype(int)
+    array([[1, 1, 0, 0, 1, 0, 0, 0, 0]])
+    """
+    largest = largest_component(mask)
+    if not any(reach) or np.array_equal(largest, mask):
+        return largest
+    widened = maximum_filter(mask.view(np.uint8), size=[2 * each + 1 for each in reach], mode="constant")
+    pieces, _ = label(widened)
+    return mask & (pieces == pieces.flat[largest.argmax()])
+
+
+def keep_largest_components(labels: NDArray, classes: Iterable[int], reach: Sequence[int] | None = None) -> NDArray:
     """A label map in which each of some classes keeps only its largest component.
 
     Parameters
@@ -51,6 +79,8 @@ def keep_largest_components(labels: NDArray, classes: Iterable[int]) -> NDArray:
         ``(k, j, i)`` or ``(j, i)`` class indices; not changed.
     classes : iterable of int
         The classes to clean. What they lose becomes background (0).
+    reach : sequence of int, optional
+        Voxels, along each axis, of gaps that part nothing: see `main_piece`. None if not given.
 
     Returns
     -------
@@ -65,5 +95,5 @@ def keep_largest_components(labels: NDArray, classes: Iterable[int]) -> NDArray:
             continue
         region = cleaned[box]
         mask = region == index
-        region[mask & ~largest_component(mask)] = 0
+        region[mask & ~main_piece(mask, reach or (0,) * mask.ndim)] = 0
     return cleaned

