@@ -33,14 +33,14 @@ def classes(predict, *cases):
     return classes_that_strokes_show_as_one_piece(cases, predict, n_classes=2)
 
 
-@pytest.mark.parametrize(("n_wrong", "expected"), [(0, (1,)), (1, ())])
-def test_an_organ_is_one_piece_if_it_is_the_largest_in_every_case(n_wrong, expected):
+@pytest.mark.parametrize(("n_wrong", "expected"), [(0, (1,)), (1, (1,)), (2, (1,)), (3, ())])
+def test_an_organ_is_one_piece_if_it_is_the_largest_in_half_of_the_cases(n_wrong, expected):
     cases = [Scribbled(ORGAN) for _ in range(4)]
     wrong = [case.image for case in cases[:n_wrong]]
 
     def predict(image):
         predicted = image.clone()
-        predicted[:, 0:3, :3] = 1  # a stray piece, in some case larger than the organ
+        predicted[:, 0:3, :3] = 1  # a stray piece, in some cases larger than the organ
         if any(image is each for each in wrong):
             predicted[:, 0:7, :] = 1
         return predicted
