@@ -8,10 +8,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.slice_ranking import uncertain_slices
 from SemiSupSegLib.slicer_bridge import panel_state
 from SemiSupSegLib.slicer_bridge.compute import Compute
 from SemiSupSegLib.slicer_bridge.console_tasks import evaluate_task
-from SemiSupSegLib.slicer_bridge.predictions import uncertain_slices
 
 from .ErrorBox import ask, showError
 from .Panel import Panel, fitHeight

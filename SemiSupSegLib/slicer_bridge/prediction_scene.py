@@ -10,13 +10,14 @@ import slicer
 
 from ..errors import CohortError
 from ..labels import IGNORE, LabelSchema
+from ..slice_ranking import uncertain_slices
 from ..volume import Volume
 from .accepted_proposals import forget_accepted
 from .case_table import CaseRow, CaseTable
 from .cohort_nodes import tag, tagged_nodes
 from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
-from .predictions import Prediction, PredictionNodes, PredictionStore, uncertain_slices
+from .predictions import Prediction, PredictionNodes, PredictionStore
 from .results import update_segmentation
 from .showing import Steps, at_once, prediction_steps
 

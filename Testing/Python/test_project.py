@@ -20,10 +20,11 @@ from SemiSupSegLib.phantom import SCHEMA as PHANTOM
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.runs import RunFolder, State
 from SemiSupSegLib.segmentation_file import write_segmentation
+from SemiSupSegLib.slice_ranking import uncertain_slices
 from SemiSupSegLib.slicer_bridge.accepted_proposals import accepted_node, note_accepted
 from SemiSupSegLib.slicer_bridge.cohort_nodes import EditWatcher
 from SemiSupSegLib.slicer_bridge.nodes import geometry_of
-from SemiSupSegLib.slicer_bridge.predictions import Prediction, uncertain_slices
+from SemiSupSegLib.slicer_bridge.predictions import Prediction
 from SemiSupSegLib.slicer_bridge.project import Project
 from SemiSupSegLib.slicer_bridge.results import add_segmentation as show_labels
 from SemiSupSegLib.slicer_bridge.results import add_volume as show_volume
