@@ -40,6 +40,8 @@ class TrainingCase:
         Superpixel ids, int32, for methods that use them.
     expanded : torch.Tensor or None
         Annotation expanded over superpixels, uint8, for methods that use it.
+    accepted : torch.Tensor or None
+        Where the annotation is what people accepted without painting it, bool; None where they painted all of it.
     is_dense : bool
         Whether the annotation is a dense label, of which 255 marks ties only.
     voxels : dict of int to numpy.ndarray
@@ -54,6 +56,7 @@ class TrainingCase:
     annotation: Tensor | None = None
     superpixels: Tensor | None = None
     expanded: Tensor | None = None
+    accepted: Tensor | None = None
     is_dense: bool = False
     voxels: dict[int, np.ndarray] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class TrainingCase:
 
     def annotate(self, annotation: np.ndarray | None, *, is_dense: bool = False) -> None:
         """Use an annotation, or another one than before, from the next patch on."""
-        self.expanded = None
+        self.expanded = self.accepted = None
         self.is_dense = is_dense and annotation is not None
         if annotation is None:
             self.annotation, self.voxels, self.counts = None, {}, {}
@@ -73,9 +76,21 @@ class TrainingCase:
         self.annotation = torch.from_numpy(annotation).to(self.image.device)
         self.voxels, self.counts = _list_voxels(annotation)
 
+    def accept(self, proposals: np.ndarray) -> None:
+        """Train with proposals that people accepted, too, where nobody painted; 255 where there are none."""
+        painted = self.annotation.cpu().numpy()
+        accepted = (painted == IGNORE) & (proposals != IGNORE)
+        self.annotate(np.where(accepted, proposals, painted))
+        self.accepted = torch.from_numpy(accepted).to(self.image.device)
+
+    @property
+    def strokes(self) -> Tensor | None:
+        """The annotation as far as people painted it."""
+        return self.annotation if self.accepted is None else self.annotation.masked_fill(self.accepted, IGNORE)
+
     def move_to(self, device: torch.device) -> None:
         """Move all arrays to a device."""
-        for name in ("image", "annotation", "superpixels", "expanded"):
+        for name in ("image", "annotation", "superpixels", "expanded", "accepted"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor.to(device))
 

@@ -363,8 +363,10 @@ class TrainingRun:
         def labels(image: Tensor) -> Tensor:
             return winners(predictor.on_plan_grid(image.to(predictor.device), self.stop_if_asked), dim=0)
 
+        # What people accepted is no stroke: it lies where a network or superpixels had it.
+        cases = [replace(case, annotation=case.strokes) for case in self.data.cases]
         self.trainer.one_piece = tuple(self.processes.of_leader(
-            lambda: list(classes_that_strokes_show_as_one_piece(self.data.cases, labels, self.plan.n_classes))
+            lambda: list(classes_that_strokes_show_as_one_piece(cases, labels, self.plan.n_classes))
         ))  # fmt: skip
 
     def _finish(self) -> Outcome:

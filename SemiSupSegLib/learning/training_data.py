@@ -151,11 +151,11 @@ class TrainingData:
             return
         if self.held_out is not None:
             proposals = self.held_out.withhold(case.id, proposals)
-        known = (case.annotation if self.superpixels is None else case.expanded).cpu().numpy()
-        merged = np.where(known == IGNORE, proposals, known)
         if self.superpixels is None:
-            case.annotate(merged)
+            case.accept(proposals)
         else:
+            expanded = case.expanded.cpu().numpy()
+            merged = np.where(expanded == IGNORE, proposals, expanded)
             case.expanded = torch.from_numpy(merged).to(case.image.device)
 
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:

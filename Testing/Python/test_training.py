@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -175,6 +176,27 @@ def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume
     monkeypatch.setattr(training.TrainingRun, "_pieces_are_due", lambda run: False)  # the checkpoint alone knows
     assert work(folder)[0] == 0
     assert Model.load(folder.path).largest_component == (2,)
+
+
+def test_accepted_proposals_are_no_strokes_that_show_what_is_one_piece(cohort, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        training, "classes_that_strokes_show_as_one_piece", lambda cases, *rest: seen.append(list(cases)) or ()
+    )
+    case = cohort.case("phantom_01")
+    strokes = cohort.read_scribble(case)
+    proposals = np.where(strokes == 1, strokes, np.uint8(255))
+    proposals[:, 0] = 0  # a guess where nobody painted
+    volume = Volume(np.where(proposals == 255, 0, proposals + 1).astype(np.uint8), cohort.read_geometry(case))
+    write_volume(tmp_path / "proposals.nrrd", volume)
+    values = {name: index + 1 for index, name in enumerate(("background", *SCHEMA.names[:1]))}
+    accepted = cohort.with_case(replace(case, proposals=AnnotationFile(tmp_path / "proposals.nrrd", values)))
+    folder = new_run(tmp_path, accepted.save(tmp_path / "cohort.json"), "plan.spacing=1,1,1", "iterations=1")
+    code, session = work(folder)
+    assert code == 0, session.error
+    shown = seen[0][0].annotation.numpy()
+    trained = seen[0][0].voxels
+    assert sum(map(len, trained.values())) > (shown != 255).sum() > 0
 
 
 def test_a_look_that_a_stop_cut_short_is_taken_after_the_resume(cohort, tmp_path, monkeypatch):
