@@ -35,6 +35,10 @@ _HELD, _HELD_BESIDE_PROBABILITIES = 0.75, 0.4
 """How much of a float32 copy of the image windows may hold in the computer's memory. Where they need more, the image is
 predicted in strips; two classes don't as long as windows are as long as a quarter of the image."""
 
+_HELD_ANYWAY = 16_000_000
+"""Numbers (64 MB) that windows may hold whatever the image is: strips compute many windows twice, and a scan of
+35x50x35 voxels and four classes took seven of them."""
+
 _SURELY_BACKGROUND = 0.95
 """Probability of the background from which a voxel says nothing about how uncertain a case is."""
 
@@ -145,9 +149,8 @@ class Predictor:
         return tuple(round(each / own) for each, own in zip(planned, geometry.spacing[::-1], strict=True))
 
     def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> Prediction:
-        most_numbers = max(prepared.array.size, math.prod(geometry.shape)) * (
-            _HELD_BESIDE_PROBABILITIES if self.settings.probability else _HELD
-        )
+        copies = _HELD_BESIDE_PROBABILITIES if self.settings.probability else _HELD
+        most_numbers = max(_HELD_ANYWAY, copies * prepared.array.size, copies * math.prod(geometry.shape))
 
         def collect(image: Tensor, sliding: SlidingWindow) -> Prediction:
             results = _Results(geometry.shape, sliding.n_classes, self.settings)

@@ -109,6 +109,16 @@ def test_thin_slabs_change_nothing(monkeypatch):
     assert slabs.score == pytest.approx(whole.score, abs=1e-5)
 
 
+def test_only_large_images_are_predicted_in_strips_whose_windows_are_computed_twice(monkeypatch):
+    volume, predict, batches = image_of((12, 12, 12)), predictor(), []
+    monkeypatch.setattr(predict.network, "forward", lambda x, real=predict.network.forward: batches.append(x) or real(x))
+    whole = predict(volume).labels
+    assert sum(map(len, batches)) == 2**3
+    monkeypatch.setattr(prediction_module, "_HELD_ANYWAY", 0)
+    np.testing.assert_array_equal(predict(volume).labels, whole)
+    assert sum(map(len, batches)) > 2 * 2**3
+
+
 def test_probabilities_sum_to_one_and_uncertainty_is_a_share():
     settings = PredictionSettings(probability=True, uncertainty=True)
     found = predictor(Bands(sharpness=0.2), settings, spacing=(1.7, 1.3, 2.0))(image_of((11, 12, 13)))
