@@ -111,7 +111,8 @@ def test_thin_slabs_change_nothing(monkeypatch):
 
 def test_only_large_images_are_predicted_in_strips_whose_windows_are_computed_twice(monkeypatch):
     volume, predict, batches = image_of((12, 12, 12)), predictor(), []
-    monkeypatch.setattr(predict.network, "forward", lambda x, real=predict.network.forward: batches.append(x) or real(x))
+    forward = predict.network.forward
+    monkeypatch.setattr(predict.network, "forward", lambda x: batches.append(x) or forward(x))
     whole = predict(volume).labels
     assert sum(map(len, batches)) == 2**3
     monkeypatch.setattr(prediction_module, "_HELD_ANYWAY", 0)
