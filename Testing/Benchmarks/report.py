@@ -1,9 +1,13 @@
-"""``python -m Testing.Benchmarks report RESULT.json …``: stored results as the README's table, and as plots."""
+"""``python -m Testing.Benchmarks report RESULT.json …``: stored studies as the README's tables, and as a picture.
+
+Give the upper bound too (a study with the labels of all training scans): methods then say how much of what labels can
+add they add without them.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +16,175 @@ import numpy as np
 from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.files import read_json
 
+from .doubt import ranking
+from .statistics import BASELINES, compare
+
+BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
+_TEST, _UNLABELED = "test teacher", "unlabeled teacher"
+Study = Mapping[str, Any]
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a Markdown table of all results given and, with ``--plot``, draw them."""
-    parser = argparse.ArgumentParser(prog="python -m Testing.Benchmarks report", description=__doc__)
+    """Print a table of each study, write them into a file, draw the picture."""
+    parser = argparse.ArgumentParser(
+        prog="python -m Testing.Benchmarks report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--plot", type=Path, help="picture: Dice against labeled cases, and a box for each method")
+    parser.add_argument("--readme", type=Path, help="Markdown file with the marks")
+    parser.add_argument("--plot", type=Path, help="picture: Dice of each run, and what uncertainty is worth")
     options = parser.parse_args(arguments)
     studies = [_study(path) for path in options.results]
     print(markdown(studies))
+    if options.readme:
+        text = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(updated(text, studies), encoding="utf-8", newline="\n")
     if options.plot:
+        from .picture import plot
+
         plot(studies, options.plot)
     return 0
 
 
-def _study(path: Path) -> dict[str, Any]:
+def _study(path: Path) -> Study:
     study = read_json(path, "a result file")
-    if not all("test teacher" in row for row in study.get("rows", [{}])):
+    if not all(_TEST in row for row in study.get("rows", [{}])):
         raise SemiSupSegError(f"'{path}' was not stored by a study.", "Give what la, acdc or hippocampus have stored.")
     return study
 
 
-def markdown(studies: Sequence[dict[str, Any]]) -> str:
-    """One row a study and method: mean test Dice and its standard deviation over runs, HD95, transductive Dice."""
-    lines = [
-        "| data | annotation | method | runs | test Dice | HD95 (mm) | unlabeled scans' Dice | minutes, device |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def updated(text: str, studies: Sequence[Study]) -> str:
+    """A Markdown text with the tables between its marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{markdown(studies)}\n\n{END}{rest.split(END)[1]}"
+
+
+def markdown(studies: Sequence[Study]) -> str:
+    """A title and a table for each study; upper bounds are rows of the studies that they bound."""
+    bounds = [study for study in studies if is_bound(study, studies)]
+    parts = []
     for study in studies:
-        for method in dict.fromkeys(row["method"] for row in study["rows"]):
-            rows = [row for row in study["rows"] if row["method"] == method]
-            dice = np.array([row["test teacher"]["mean_dice"] for row in rows])
-            spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
-            unlabeled = [row["unlabeled teacher"]["mean_dice"] for row in rows if "unlabeled teacher" in row]
-            data = f"{study['protocol'].upper()} ({study['form']}) | {study['labeled']} {study['annotation']}"
-            lines.append(
-                f"| {data} | {method} | {len(rows)} | {dice.mean():.3f}{spread} | {_hd95(rows):.1f} "
-                f"| {f'{np.mean(unlabeled):.3f}' if unlabeled else '–'} "
-                f"| {np.mean([row['seconds'] for row in rows]) / 60:.1f}, {rows[0]['device']} |"
-            )
-    return "\n".join(lines)
+        if study in bounds:
+            continue
+        bound = next((each for each in bounds if _bounds(each, study)), None)
+        parts += [title(study), "", *_table(study, bound), ""]
+    return "\n".join(parts).rstrip()
 
 
-def plot(studies: Sequence[dict[str, Any]], path: Path) -> None:
-    """Dice against the number of labeled cases, a line a method; and a box of all cases for each method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    methods = list(dict.fromkeys(row["method"] for study in studies for row in study["rows"]))
-    figure, (lines, boxes) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for method in methods:
-        points = sorted(
-            (study["labeled"], np.mean([row["test teacher"]["mean_dice"] for row in study["rows"]
-                                        if row["method"] == method]))
-            for study in studies
-            if any(row["method"] == method for row in study["rows"])
-        )  # fmt: skip
-        lines.plot(*zip(*points, strict=True), marker="o", label=method)
-    lines.set(xlabel="annotated training scans", ylabel="mean test Dice")
-    lines.legend(frameon=False)
-    values = [[_case_dice(case) for study in studies for row in study["rows"] if row["method"] == method
-               for case in row["test teacher"]["cases"].values()] for method in methods]  # fmt: skip
-    boxes.boxplot(values, tick_labels=methods)
-    boxes.set(ylabel="test Dice of a case")
-    boxes.tick_params(axis="x", rotation=20)
-    for axes in (lines, boxes):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=130)
+def title(study: Study) -> str:
+    """What was trained on what, how long, and on which machine."""
+    rows = study["rows"]
+    seconds = np.mean([row["seconds"] for row in rows]) / 60
+    budget = f"{seconds:.0f} minutes each" if rows[0]["device"] != "cpu" else "equal computing"
+    return (
+        f"**{study['protocol'].upper()}, {study['labeled']} scans with {_annotation(study)}** ({study['form']} form, "
+        f"{budget}, {rows[0]['device']}, {study['date']})"
+    )
 
 
-def _case_dice(case: dict[str, dict[str, float | None]]) -> float:
+def _annotation(study: Study) -> str:
+    return "dense labels" if study["annotation"] == "dense" else "scribbles"
+
+
+def is_bound(study: Study, studies: Sequence[Study]) -> bool:
+    """Whether a study is the upper bound of another: the same protocol, more labels, `supervised` alone."""
+    return {row["method"] for row in study["rows"]} == {"supervised"} and any(_bounds(study, each) for each in studies)
+
+
+def _bounds(bound: Study, study: Study) -> bool:
+    return (
+        bound is not study
+        and all(bound[key] == study[key] for key in ("protocol", "form", "settings"))
+        and (bound["labeled"] > study["labeled"] or bound["annotation"] != study["annotation"])
+        and len({row["method"] for row in study["rows"]}) > 1
+    )
+
+
+def _table(study: Study, bound: Study | None) -> list[str]:
+    """Rows of means over runs, and of the paired differences from the baseline."""
+    lines = [
+        "| method | runs | test Dice | HD95 (mm) | not those seen unlabeled | unlabeled scans' Dice "
+        "| gain, test (95 %) | gain, unlabeled scans (95 %) | of what all labels add | Spearman |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    baseline = baseline_of(study)
+    gains = _gains(study, _TEST)
+    gains_unlabeled = _gains(study, _UNLABELED)
+    few, many = _mean(study, baseline, _TEST), _mean(bound or study, "supervised", _TEST)
+    for method in dict.fromkeys(row["method"] for row in study["rows"]):
+        share = "–"
+        if few is not None and many is not None and method != baseline and few != many:
+            share = f"{(_mean(study, method, _TEST) - few) / (many - few):.0%}"
+        is_dense = method == "supervised" and study["annotation"] != "dense"
+        name = f"`{method}`, their dense labels" if is_dense else f"`{method}`"
+        cells = [name, *_means(study, method), _gain(gains.get(method)), _gain(gains_unlabeled.get(method))]
+        lines.append(_line([*cells, share, _spearman(study, method)]))
+    if bound:
+        lines.append(_line([f"`supervised`, {bound['labeled']} dense labels", *_means(bound, "supervised"), "–", "–",
+                            "100%", _spearman(bound, "supervised")]))  # fmt: skip
+    return lines
+
+
+def baseline_of(study: Study) -> str | None:
+    """The plain baseline that was run."""
+    methods = {row["method"] for row in study["rows"]}
+    wanted = BASELINES if study["annotation"] == "dense" else BASELINES[::-1]
+    return next((each for each in wanted if each in methods), None)
+
+
+def _gains(study: Study, measure: str) -> dict[str, Mapping[str, Any]]:
+    """Each method's paired difference from the study's baseline."""
+    found = compare([row for row in study["rows"] if measure in row], measure)
+    return {each["method"]: each for each in found if each["baseline"] == baseline_of(study)}
+
+
+def _means(study: Study, method: str) -> list[str]:
+    rows = [row for row in study["rows"] if row["method"] == method]
+    dice = np.array([row[_TEST]["mean_dice"] for row in rows])
+    spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
+    clean = [np.mean([case_dice(row[_TEST]["cases"][case]) for case in row["clean test"]]) for row in rows]
+    unlabeled = [row[_UNLABELED]["mean_dice"] for row in rows if _UNLABELED in row]
+    return [
+        str(len(rows)), f"{dice.mean():.3f}{spread}", f"{_hd95(rows):.1f}", f"{np.mean(clean):.3f}",
+        f"{np.mean(unlabeled):.3f}" if unlabeled else "–",
+    ]  # fmt: skip
+
+
+def _gain(difference: Mapping[str, Any] | None) -> str:
+    """A paired difference; bold where "better" may be claimed: in every run, or the interval above 0 after Holm."""
+    if difference is None:
+        return "–"
+    text = f"{difference['difference']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+    sure = difference["better"] == difference["runs"] or (difference["low"] > 0 and difference["p_holm"] < 0.05)
+    return f"{f'**{text}**' if sure else text}, {difference['better']} of {difference['runs']}"
+
+
+def _spearman(study: Study, method: str) -> str:
+    values = [ranking(pooled(row))["spearman"] for row in study["rows"] if row["method"] == method]
+    return f"{np.mean(values):+.2f}" if np.isfinite(values).all() else "–"
+
+
+def pooled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Test scans and unlabeled ones of a run together: what a user would rank."""
+    groups = [row[group] for group in (_TEST, _UNLABELED) if group in row]
+    return {key: {k: v for each in groups for k, v in each[key].items()} for key in ("cases", "uncertainty")}
+
+
+def case_dice(case: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Mean Dice of a case's classes."""
     return float(np.mean([each["dice"] for each in case.values()]))
 
 
-def _hd95(rows: Sequence[dict[str, Any]]) -> float:
-    values = [each["hd95"] for row in rows for case in row["test teacher"]["cases"].values() for each in case.values()]
+def _mean(study: Study, method: str | None, group: str) -> float | None:
+    values = [row[group]["mean_dice"] for row in study["rows"] if row["method"] == method]
+    return float(np.mean(values)) if values else None
+
+
+def _hd95(rows: Sequence[Mapping[str, Any]]) -> float:
+    values = [each["hd95"] for row in rows for case in row[_TEST]["cases"].values() for each in case.values()]
     return float(np.mean([value for value in values if value is not None]))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

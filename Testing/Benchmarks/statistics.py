@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-_BASELINES = ("supervised", "partial")
+BASELINES = ("supervised", "partial")
 
 
 def compare(rows: Sequence[dict[str, Any]], measure: str = "test teacher", level: float = 0.95) -> list[dict[str, Any]]:
@@ -25,9 +25,9 @@ def compare(rows: Sequence[dict[str, Any]], measure: str = "test teacher", level
     dice = {(row["method"], row["split"]): row[measure]["mean_dice"] for row in rows}
     methods = list(dict.fromkeys(row["method"] for row in rows))
     found = []
-    for baseline in (each for each in _BASELINES if each in methods):
+    for baseline in (each for each in BASELINES if each in methods):
         for method in methods:
-            if method in _BASELINES and _BASELINES.index(method) <= _BASELINES.index(baseline):
+            if method in BASELINES and BASELINES.index(method) <= BASELINES.index(baseline):
                 continue
             splits = [split for name, split in dice if name == method and (baseline, split) in dice]
             differences = np.array([dice[method, split] - dice[baseline, split] for split in splits])

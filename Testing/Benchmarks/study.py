@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.files import read_json, write_json_atomically
 from SemiSupSegLib.runs import RunFolder
 from SemiSupSegLib.training_settings import METHODS
 
+from .doubt import pointed_slices
 from .protocols import FOLDS, LAYOUT, PUBLISHED_LA, Split, acdc_splits, hippocampus_splits, la_splits
 from .statistics import compare
 
@@ -46,7 +48,7 @@ def main(protocol: str, arguments: Sequence[str]) -> int:
                 finished = False
                 continue
             rows.append(row)
-            _store(protocol, options, rows)
+            _store(protocol, options, rows, sum(case.labeled for case in split.cohort.cases))
     print(table(rows))
     print("all runs are done" if finished else "some runs are left: call the same command again")
     return 0 if finished else 3
@@ -57,7 +59,7 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
     folder = options.work / f"{split.name}-{method}"
     result = folder / "result.json"
     if result.is_file():
-        return read_json(result, "a result")
+        return _with_pointed_slices(read_json(result, "a result"), folder, result)
     if seconds_left is not None and seconds_left <= 0:
         return None
     folder.mkdir(exist_ok=True)
@@ -88,6 +90,16 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
             if cases:
                 row[f"{group} {network}"] = _scores(folder, training, cohort, network, group, cases)
     row["clean test"] = list(split.clean_test)
+    return _with_pointed_slices(row, folder, result)
+
+
+def _with_pointed_slices(row: dict[str, Any], folder: Path, result: Path) -> dict[str, Any]:
+    """A run's row, stored, with what its uncertainty points at as long as the predictions lie there."""
+    for group in ("test teacher", "unlabeled teacher"):
+        predictions = folder / group.replace(" ", "-")
+        if group in row and "slices" not in row[group] and predictions.is_dir():
+            cohort = Cohort.load(folder / "cohort.json")
+            row[group]["slices"] = pointed_slices(predictions, cohort, list(row[group]["cases"]))
     write_json_atomically(result, row)
     return row
 
@@ -164,11 +176,11 @@ def _splits(protocol: str, options: argparse.Namespace) -> list[Split]:
     return hippocampus_splits(options.data, labeled=options.labeled, runs=options.seeds)
 
 
-def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]], labeled: int) -> None:
     body = {
         "protocol": protocol,
         "form": "quick" if options.quick else "published",
-        "labeled": options.labeled,
+        "labeled": labeled,
         "annotation": "scribbles" if options.scribbles or protocol == "acdc" else "dense",
         "budget": {method: _budget(options, method) for method in options.methods},
         "settings": _settings(options),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
+from SemiSupSegLib.cohort import create_cohort
 from SemiSupSegLib.phantom import make_phantom
-from SemiSupSegLib.volume import Volume, write_volume
+from SemiSupSegLib.segmentation_file import write_segmentation
+from SemiSupSegLib.volume import Geometry, Volume, write_volume
 from Testing.Benchmarks.__main__ import main as benchmarks
+from Testing.Benchmarks.doubt import pointed_slices, ranking
+from Testing.Benchmarks.picture import plot
 from Testing.Benchmarks.protocols import FOLDS, stratified_folds
-from Testing.Benchmarks.report import markdown
+from Testing.Benchmarks.report import BEGIN, END, markdown, updated
 from Testing.Benchmarks.statistics import compare
 from Testing.Benchmarks.study import main
 
@@ -48,9 +53,11 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
         assert row["clean test"] == ["LA_005"]
         assert set(row["unlabeled teacher"]["cases"]) == {"LA_003", "LA_004"}
         assert set(row["test teacher"]["uncertainty"]) == {"LA_005", "LA_006"}
+        assert all(0 <= each["errors"] <= 1 for each in row["test teacher"]["slices"].values())
         assert row["seconds"] > 0
         assert row["versions"]["torch"]
-    assert "| mean_teacher | 1 |" in markdown([study])
+    assert "| `mean_teacher` | 1 |" in markdown([study])
+    assert study["labeled"] == 2
 
     trained = (tmp_path / "work/subset0-seed0-supervised/run/manifest.json").stat().st_mtime_ns
     assert main("la", arguments) == 0
@@ -98,3 +105,83 @@ def test_what_is_missing_is_told_in_a_sentence(tmp_path, capsys):
     (tmp_path / "other.json").write_text('{"rows": [{"method": "sp3"}]}', encoding="utf-8")
     assert benchmarks(["report", str(tmp_path / "other.json")]) == 1
     assert "not stored by a study" in capsys.readouterr().err
+
+
+def test_a_ranking_is_judged_against_the_best_and_a_random_one():
+    dice = {"a": 0.9, "b": 0.5, "c": 0.7, "d": 0.8}
+    scores = {
+        "cases": {case: {"organ": {"dice": value}} for case, value in dice.items()},
+        "uncertainty": {"a": 0.1, "b": 0.9, "c": 0.2, "d": 0.3},
+    }
+    found = ranking(scores)
+    assert found["spearman"] == pytest.approx(-0.8)
+    assert found["uncertainty"] == pytest.approx([0.725, 0.8, 0.8, 0.9])
+    assert found["oracle"] == pytest.approx([0.725, 0.8, 0.85, 0.9])
+    assert found["random"] == pytest.approx([0.725] * 4)
+
+
+def test_the_slices_pointed_at_hold_a_share_of_the_errors(tmp_path):
+    labels = np.zeros((12, 8, 8), dtype=np.uint8)
+    labels[1:11, 2:6, 2:6] = 1
+    geometry = Geometry((8, 8, 12))
+    write_volume(tmp_path / "images/a.nrrd", Volume(labels.astype(np.float32), geometry))
+    write_volume(tmp_path / "labels/a.nrrd", Volume(labels, geometry))
+    cohort = create_cohort(tmp_path / "images", labels=tmp_path / "labels", label_values={"organ": 1})
+    predicted, doubt = labels.copy(), np.zeros(labels.shape, dtype=np.float32)
+    predicted[2, 2:6, 2:6] = 0  # 16 voxels, in a slice that is pointed at
+    predicted[7, 2:4, 2:6] = 0  # 8 in one that isn't
+    doubt[2] = 0.5
+    write_segmentation(tmp_path / "out/a.seg.nrrd", predicted, geometry, cohort.schema)
+    write_volume(tmp_path / "out/a_uncertainty.nrrd", Volume(doubt, geometry))
+    (found,) = pointed_slices(tmp_path / "out", cohort, ["a"]).values()
+    assert found == {"errors": pytest.approx(16 / 24), "chance": pytest.approx(1 / 10)}
+
+
+def study_of(rows, labeled=4, **changes):
+    body = {
+        "protocol": "la",
+        "form": "quick",
+        "settings": [],
+        "labeled": labeled,
+        "annotation": "dense",
+        "date": "2026-01-01",
+    }
+    cases = {f"case {number}": {"organ": {"dice": 0.5 + number / 10, "hd95": 2.0}} for number in range(3)}
+    scores = {"cases": cases, "uncertainty": dict.fromkeys(cases, 0.1) | {"case 0": 0.2}}
+    rows = [
+        {"seconds": 60, "device": "cpu", "clean test": ["case 1"], **row, "test teacher": scores | row["test teacher"]}
+        for row in rows
+    ]
+    return {**body, "rows": rows, **changes}
+
+
+def test_a_report_says_what_was_gained_of_what_all_labels_add():
+    rows = [row_of("supervised", "a", 0.80), row_of("supervised", "b", 0.82)]
+    few = study_of(
+        [
+            *rows,
+            row_of("sgrs", "a", 0.83),
+            row_of("sgrs", "b", 0.84),
+            row_of("sp3", "a", 0.81),
+            row_of("sp3", "b", 0.80),
+        ]
+    )
+    many = study_of([row_of("supervised", "a", 0.90)], labeled=80)
+    tables = updated(f"before {BEGIN} old {END} after", [few, many])
+    assert tables.startswith("before ")
+    assert tables.endswith(" after")
+    assert " old " not in tables
+    (sgrs,) = (line for line in tables.splitlines() if line.startswith("| `sgrs`"))
+    assert "**+0.025 [" in sgrs
+    assert "2 of 2" in sgrs
+    assert "| 28% |" in sgrs
+    (sp3,) = (line for line in tables.splitlines() if line.startswith("| `sp3`"))
+    assert "**" not in sp3
+    assert "`supervised`, 80 dense labels" in tables
+    assert tables.count("LA, ") == 1
+
+
+def test_studies_are_drawn(tmp_path):
+    rows = [row_of(method, split, 0.8) for method in ("supervised", "sgrs") for split in "ab"]
+    plot([study_of(rows), study_of(rows, annotation="scribbles")], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
