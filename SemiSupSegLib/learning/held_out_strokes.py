@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
 
+from ..errors import ModelError, RunError
 from ..labels import IGNORE
 from .cases import TrainingCase
+from .checkpoints import load_tensors, save_tensors
 from .losses import winners
 from .prediction import Predictor
 
@@ -24,20 +27,32 @@ class HeldOutStrokes:
     Parameters
     ----------
     seed : int
-        Decides which: the same ones after a resume.
+        Decides which.
+    file : pathlib.Path, optional
+        Remembers which from one part of a run to the next, if it was written by then. Drawn anew after a change of the
+        annotations, a stroke could be held out that the network has been trained on.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, file: Path | None = None):
         self.seed = seed
-        self.of_case: dict[str, np.ndarray] = {}
+        self.of_case: dict[str, np.ndarray] = {} if file is None or not file.exists() else _read(file)
+
+    def save(self, file: Path) -> None:
+        """Remember which strokes are held out; raises `SemiSupSegError` where the file system refuses."""
+        tensors = {}
+        for case, held in self.of_case.items():
+            voxels = np.flatnonzero(held != IGNORE)
+            facts = {"shape": np.array(held.shape), "voxels": voxels, "classes": held.ravel()[voxels]}
+            tensors |= {f"{case}/{name}": torch.from_numpy(fact) for name, fact in facts.items()}
+        save_tensors(file, tensors)
 
     def take(self, case: TrainingCase) -> None:
         """Take strokes out of a case's annotation; one that was changed loses those again that are still in it."""
         if case.annotation is None or case.is_dense:
             return
         annotation = case.annotation.cpu().numpy()
-        if case.id in self.of_case:
-            before = self.of_case[case.id]
+        before = self.of_case.get(case.id)
+        if before is not None and before.shape == annotation.shape:
             held = np.where(annotation == before, before, IGNORE).astype(np.uint8)
         else:
             numbers = np.random.default_rng((self.seed, zlib.crc32(case.id.encode())))
@@ -88,6 +103,20 @@ class HeldOutStrokes:
             total += np.bincount(held[known], minlength=IGNORE)
             right += np.bincount(held[known & (labels == held)], minlength=IGNORE)
         return float((right[total > 0] / total[total > 0]).mean()) if total.any() else float("nan")
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """What `HeldOutStrokes.save` wrote."""
+    try:
+        tensors = load_tensors(file)
+        of_case = {}
+        for case in {name.rpartition("/")[0] for name in tensors}:
+            shape, voxels, classes = (tensors[f"{case}/{name}"].numpy() for name in ("shape", "voxels", "classes"))
+            of_case[case] = np.full(shape, IGNORE, np.uint8)
+            of_case[case].ravel()[voxels] = classes
+        return of_case
+    except (ModelError, KeyError, IndexError, ValueError) as error:
+        raise RunError(f"Which strokes are held out can't be read in '{file}'.", "Start a new run.") from error
 
 
 def choose_strokes(annotation: np.ndarray, numbers: np.random.Generator) -> np.ndarray:

@@ -37,7 +37,7 @@ from .prediction import Predictor, Stopped
 from .session import Outcome, Session, StopReason
 from .trained_model import save_model, versions
 from .trainer import Trainer, is_finite
-from .training_data import TrainingData, load_training_data
+from .training_data import TrainingData, held_out_file, load_training_data
 from .validation import Validation, is_due
 
 _LOOKS_AT_PIECES = 10
@@ -263,6 +263,8 @@ class TrainingRun:
         checkpoint = self.trainer.checkpoint()
         checkpoint.state.update(seconds=self.seconds, is_look_owed=self._is_look_owed)
         self.session.check_disk(checkpoint.size_bytes)
+        if self.data.held_out is not None:
+            self.data.held_out.save(held_out_file(self.session.folder.path))
         path = save_checkpoint(self.session.folder.checkpoints, checkpoint)
         self.session.emit("checkpoint", iteration=checkpoint.iteration, path=str(path))
         return path

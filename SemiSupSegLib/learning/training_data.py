@@ -86,7 +86,7 @@ class TrainingData:
             self.validation = load_validation_cases(cohort, plan, device, cache=self.cache, on_progress=on_progress)
         self.held_out: HeldOutStrokes | None = None
         if settings.held_out_strokes and settings.validations > 0 and not self.validation:
-            self.held_out = HeldOutStrokes(settings.seed)
+            self.held_out = HeldOutStrokes(settings.seed, held_out_file(run_folder))
             for case in self.cases:
                 self.held_out.take(case)
         self.superpixels: SuperpixelPreparation | None = None
@@ -168,6 +168,11 @@ class TrainingData:
         self._take_proposals(case)
         order = {each.id: index for index, each in enumerate(cohort.cases)}
         self.cases = sorted([*self.cases, case], key=lambda each: order.get(each.id, len(order)))
+
+
+def held_out_file(run_folder: Path) -> Path:
+    """Where a run remembers which strokes it holds out."""
+    return run_folder / "held_out.safetensors"
 
 
 def load_training_data(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 from tiny_problem import training_case
 
+from SemiSupSegLib.errors import RunError
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.held_out_strokes import HeldOutStrokes, choose_strokes
 
@@ -56,6 +58,43 @@ def test_what_is_held_out_does_not_train_and_stays_so_after_a_change():
     case.annotate(np.where(held == 1, IGNORE, changed).astype(np.uint8))  # the stroke was erased
     held_out.take(case)
     assert not held_out.exist
+
+
+def test_which_strokes_are_held_out_is_remembered_whatever_is_painted_meanwhile(tmp_path):
+    file = tmp_path / "held_out.safetensors"
+    for seed in range(8):
+        first = HeldOutStrokes(seed, file)
+        first.of_case = {}
+        case = training_case("a", np.zeros((8, 12, 12), np.float32), strokes(6))
+        first.take(case)
+        first.take(training_case("b c", np.zeros((8, 12, 12), np.float32), strokes(2)))
+        trained = case.annotation.numpy() == 1
+        first.save(file)
+        more = strokes(12)
+        more[0, 11, 1:9] = 1  # more to draw from, and in another order
+        case.annotate(more)
+        later = HeldOutStrokes(seed, file)
+        later.take(case)
+        np.testing.assert_array_equal(later.of_case["a"], first.of_case["a"])
+        assert (case.annotation.numpy()[trained] == 1).all()
+        assert (later.of_case["b c"] == IGNORE).all()
+
+
+def test_of_a_scan_that_was_replaced_by_one_of_another_size_strokes_are_drawn_anew(tmp_path):
+    first = HeldOutStrokes(0)
+    first.take(training_case("a", np.zeros((8, 12, 12), np.float32), strokes(6)))
+    first.save(tmp_path / "held_out")
+    later = HeldOutStrokes(0, tmp_path / "held_out")
+    later.take(training_case("a", np.zeros((10, 12, 12), np.float32), strokes(6, shape=(10, 12, 12))))
+    assert later.of_case["a"].shape == (10, 12, 12)
+    assert later.exist
+
+
+def test_a_damaged_memory_of_held_out_strokes_is_an_error_for_people(tmp_path):
+    file = tmp_path / "held_out.safetensors"
+    file.write_bytes(b"damaged")
+    with pytest.raises(RunError, match="can't be read"):
+        HeldOutStrokes(0, file)
 
 
 def test_equal_seeds_hold_out_the_same_strokes():

@@ -19,6 +19,7 @@ from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
 from SemiSupSegLib.learning import training, training_data
+from SemiSupSegLib.learning.held_out_strokes import HeldOutStrokes
 from SemiSupSegLib.learning.local_session import LocalSession
 from SemiSupSegLib.learning.methods import METHODS
 from SemiSupSegLib.learning.plan import Plan
@@ -237,6 +238,31 @@ def test_a_stopped_run_keeps_a_checkpoint_and_goes_on_with_the_same_numbers(fini
     curves, expected = folder.metrics(), whole.metrics()
     assert curves["loss"] == expected["loss"]
     assert curves["validation dice teacher"] == expected["validation dice teacher"]
+
+
+def test_no_stroke_that_was_trained_on_is_held_out_after_a_resume(tmp_path, monkeypatch):
+    taken = []
+    original = HeldOutStrokes.take
+
+    def take(self, case):
+        original(self, case)
+        taken.append(self.of_case[case.id])
+
+    monkeypatch.setattr(HeldOutStrokes, "take", take)
+    cohort = make_phantom_cohort(tmp_path / "c", n_cases=2, shape=(16, 24, 24), n_scribbled=1, n_test=0)
+    folder = new_run(tmp_path, cohort, "held_out_strokes=true", "validations=4", "plan.spacing=1,1,1")
+    assert work(folder, {3: sending("cancel")})[0] == 3
+    case = cohort.case("phantom_01")
+    painted = cohort.read_scribble(case)
+    painted[::2, 0, ::3] = 0  # many strokes of the background before all others
+    values = {"background": 1, **{name: index + 2 for index, name in enumerate(SCHEMA.names)}}
+    voxels = np.where(painted == 255, 0, painted + 1).astype(np.uint8)
+    write_volume(tmp_path / "more.nrrd", Volume(voxels, cohort.read_geometry(case)))
+    cohort.with_case(replace(case, scribble=AnnotationFile(tmp_path / "more.nrrd", values))).save()
+    assert work(folder)[0] == 0
+    before, after = taken
+    assert (before != 255).any()
+    np.testing.assert_array_equal(after, before)
 
 
 def test_a_run_that_is_stopped_while_it_prepares_leaves_no_model(cohort, tmp_path, monkeypatch):
