@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from .. import torchrun
@@ -95,15 +96,25 @@ def _resumed(options: argparse.Namespace) -> RunFolder:
             f"The run in '{options.out}' trains on '{request.cohort}'.", "Leave the cohort out, or start a new run."
         )
     settings = TrainingSettings.from_json(request.settings)
-    wanted = settings.with_overrides(_assignments(options))
-    if wanted.with_overrides([f"device={settings.device}"]) != settings:
+    wanted = _with_changes(settings, _assignments(options))
+    if replace(wanted, device=settings.device) != settings:
+        is_length = (wanted.minutes, wanted.iterations) != (settings.minutes, settings.iterations)
         raise SettingsError(
-            "A resumed run keeps its settings; only --device may change.", "Leave the others out, or start a new run."
+            f"A resumed run keeps its {'length' if is_length else 'settings'}; only --device may change.",
+            "Leave the others out, or start a new run; it begins with the weights of this one with "
+            f"--set warm_start={options.out}.",
         )
     check_device(wanted.device)
     if wanted != settings and torchrun.is_leader():
         folder.update_request(settings=wanted.to_json())
     return folder
+
+
+def _with_changes(settings: TrainingSettings, assignments: list[str]) -> TrainingSettings:
+    """Settings with some of them changed; minutes take the place of iterations, and the other way round."""
+    if any(each.partition("=")[0] in ("minutes", "iterations") for each in assignments):
+        settings = replace(settings, minutes=None, iterations=None)
+    return settings.with_overrides(assignments)
 
 
 def _assignments(options: argparse.Namespace) -> list[str]:

@@ -101,6 +101,8 @@ class _PredictionRun:
 
     def _tell(self, result: dict[str, Any]) -> None:
         if "error" in result:
+            if len(self.jobs) == 1:  # the run fails, and says why
+                return
             error = result["error"]
             self.session.warn(f"{result['case']} was passed over: {error['message']}", error["remedy"])
         else:

@@ -176,6 +176,25 @@ def test_ctrl_c_keeps_what_was_trained_and_resume_goes_on(command, repository, c
     assert events[-1]["iteration"] == 80
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--minutes", 2), "keeps its length"),
+        (("--set", "minutes=2"), "keeps its length"),
+        (("--iterations", 7), "keeps its length"),
+        (("--seed", 2), "keeps its settings"),
+    ],
+)
+def test_a_resumed_run_stays_as_long_as_it_was(command, run_folder, change, words):
+    result = command("train", "--out", run_folder, "--resume", *change)
+    assert_fails(result, 2, words, f"--set warm_start={run_folder}")
+
+
+def test_a_run_may_be_resumed_with_the_length_that_it_has(command, run_folder):
+    result = command("train", "--out", run_folder, "--resume", "--iterations", 6)
+    assert result.returncode == 0, result.stderr
+
+
 # What goes wrong, and what is said
 
 
@@ -220,6 +239,11 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(command, run_folder, cohor
 
 def test_a_folder_without_a_model_is_named(command, cohort, tmp_path):
     assert_fails(command("predict", tmp_path, cohort, "--out", tmp_path / "out"), 1, "There is no trained model in")
+
+
+def test_a_folder_is_no_scan_and_that_is_said_once(command, run_folder, scans, tmp_path):
+    result = command("predict", run_folder, scans / "images", "--out", tmp_path)
+    assert_fails(result, 1, "is a folder, not an image file", "DICOM")
 
 
 def test_an_unknown_case_and_device_are_named(command, run_folder, cohort, tmp_path):

@@ -80,6 +80,7 @@ def test_a_bad_image_is_passed_over_and_the_others_are_segmented(model, tmp_path
 def test_a_run_whose_only_image_is_bad_has_failed(model, tmp_path):
     code, events, _ = predict(model, [an_image(tmp_path / "bad.nrrd", constant=True)], tmp_path)
     assert code == 1
+    assert not [event for event in events if event.name == "warning"]
     assert [event["code"] for event in events if event.name == "error"] == ["bad-image"]
 
 
