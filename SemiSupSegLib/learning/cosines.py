@@ -15,7 +15,7 @@ from torch import Tensor
 SHORTEST = 1e-6
 """Length from which an embedding has a direction."""
 
-_VOXELS_IN_CACHE = 2**14
+_VOXELS_IN_CACHE = 2**12
 
 
 def cosines(vectors: Tensor, embeddings: Tensor) -> Tensor:
