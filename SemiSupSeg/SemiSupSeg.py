@@ -256,6 +256,7 @@ class SemiSupSegTest(ScriptedLoadableModuleTest):
             controls.changeSettings()
             if road.canTrain():
                 road.train()
+                controls.interruptTraining()
                 road.predict()
                 controls.chooseOverlay()
                 controls.manageModels()

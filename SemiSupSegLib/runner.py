@@ -211,6 +211,11 @@ class Runner:
         return self.is_running and self._lines is not None and not self._detach_id
 
     @property
+    def was_cancelled(self) -> bool:
+        """Whether the worker was asked, or made, to end before it had finished."""
+        return self._was_cancelled
+
+    @property
     def state(self) -> State | None:
         """How the run ended; `None` while it runs. Finished only with exit code 0 and a valid manifest."""
         return self._state

@@ -160,7 +160,8 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         if "," in text:
-            return [_parsed(part.strip()) for part in text.split(",")]
+            inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+            return [_parsed(part.strip()) for part in inside.split(",")]
         return None if text == "None" else {"True": True, "False": False}.get(text, text)
 
 
@@ -226,13 +227,18 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
             raise SettingsError(f"'{field.name}' can't be {each}.", f"It is {bounds}.")
 
 
+_PLURALS = {int: "whole numbers", float: "numbers", bool: "times true or false"}
+
+
 def _kind_name(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
         return " or ".join(_kind_name(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         parts = typing.get_args(hint)
         return (
-            f"a list of {_kind_name(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} × {_kind_name(parts[0])}"
+            f"a list of {_PLURALS.get(parts[0], 'values')}"
+            if parts[-1] is Ellipsis
+            else f"{len(parts)} {_PLURALS.get(parts[0], 'values')}"
         )
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", type(None): "nothing"}
     return names.get(hint, str(hint))

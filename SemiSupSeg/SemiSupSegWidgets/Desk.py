@@ -119,6 +119,7 @@ class Desk:
             volumes=len(self.otherVolumes()),
             training=None if training is None else training.state,
             predicting=any(job.is_running and job.task == "predict" for job in self.logic.project.jobs),
+            cancelling=any(job.is_running and job.is_cancelled for job in self.logic.project.jobs),
             checking=frozenset(self.checking),
             has_report=any(job.task == "train" for job in self.logic.project.jobs),
             installing=self.installing,
@@ -154,8 +155,9 @@ class Desk:
         if not self._isClosing:
             self._refreshTimer.start()
 
-    def refreshNow(self) -> None:
+    def refreshNow(self, cards: bool = False) -> None:
         """Let every panel show what is known, now."""
+        self._cardsAreStale |= cards
         with self.attempt(waitCursor=False):
             now = self.situation()
             for panel in self.panels:

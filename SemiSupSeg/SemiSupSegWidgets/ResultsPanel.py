@@ -118,6 +118,7 @@ class ResultsPanel(Panel):
 
     def resume(self) -> None:
         self.desk.panel("TrainPanel").resume(self._selectedCard().path)
+        self.desk.openPanel("TrainPanel")
 
     # Segmenting ------------------------------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class ResultsPanel(Panel):
                 settings=self._settings(),
                 **what,
             )
-        self.desk.refresh()
+        self.desk.refreshNow()  # before the second click of a double-click starts another
 
     def _settings(self) -> list:
         """Device and threads are chosen once, for trainings and predictions."""
@@ -156,22 +157,26 @@ class ResultsPanel(Panel):
     def cancel(self) -> None:
         if self.job is not None:
             self.job.cancel()
-            self.ui.stageLabel.text = _("Stopping…")
+            self._showJob()
+        self.desk.refresh()
 
     def onTick(self, events: list) -> None:
         self._pollTask()
         if self.job is None or not self.job.is_running or not events:
             return
-        percent = panel_state.progress_percent(self.job.progress)
-        self.ui.progressBar.setMaximum(0 if percent < 0 else 100)
-        self.ui.progressBar.setValue(max(0, percent))
-        self.ui.stageLabel.text = panel_state.progress_text(self.job.progress, self.job.state)
+        self._showJob()
         came = [event["case"] for event in events if event.name == "preview"]
         if came:
             self._slicesOf = None
             self.desk.refresh()
             if self.desk.shown in came:
                 self.desk.steps.start(self.logic.resultsSteps(self.desk.shown), self._onResultShown)
+
+    def _showJob(self) -> None:
+        percent = panel_state.progress_percent(self.job.progress)
+        self.ui.progressBar.setMaximum(0 if percent < 0 else 100)
+        self.ui.progressBar.setValue(max(0, percent))
+        self.ui.stageLabel.text = panel_state.progress_text(self.job.progress, self.job.state, self.job.is_cancelled)
 
     def onJobOver(self, job) -> None:
         if job.task != "predict":

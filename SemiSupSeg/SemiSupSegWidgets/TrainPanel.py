@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge.plots import empty_chart, singleton_node
 from SemiSupSegLib.training_settings import TrainingSettings
 
 from .Panel import Panel
@@ -56,7 +57,7 @@ class TrainPanel(Panel):
         ui.cancelButton.connect("clicked(bool)", lambda checked=False: self.cancel())
         ui.previewButton.connect("clicked(bool)", lambda checked=False: self.askForPreview())
         ui.reportButton.connect("clicked(bool)", lambda checked=False: self.copyReport())
-        ui.chartComboBox.connect("currentIndexChanged(int)", lambda index: self.showPlot())
+        ui.chartComboBox.connect("currentIndexChanged(int)", lambda index: self.logic.plotCharts and self.showPlot())
         ui.advancedArea.hide()
         ui.settingsLabel.hide()
         ui.plotFrame.hide()
@@ -104,9 +105,6 @@ class TrainPanel(Panel):
         node = self.logic.getParameterNode()
         texts = {**dict(node.settings), **self._form.texts()}
         node.settings = panel_state.changed_settings(texts, descriptions)
-        problem = self._settingsProblem()
-        self.ui.settingsLabel.text = problem or self._changedText()
-        self.ui.settingsLabel.visible = bool(self.ui.settingsLabel.text)
         self.desk.refresh()
 
     def takeDefaults(self) -> None:
@@ -148,23 +146,23 @@ class TrainPanel(Panel):
                 name=self.ui.nameLineEdit.text.strip(),
                 keepRunning=self.ui.keepRunningCheckBox.checked,
             )
-            self._makePlotWidget()
-            self.ui.plotFrame.show()  # now, and not with the first curve: its first drawing takes 70 ms
+            self.showPlot()  # now, and not with the first curve: its first drawing takes 70 ms
         self._previewAsked = time.monotonic()
         self._isWaitingForPreview = False
-        self.desk.refresh(cards=True)
+        self.desk.refreshNow(cards=True)  # before the second click of a double-click starts another
 
     def resume(self, run) -> None:
         """Go on with a training that stopped."""
         with self.desk.attempt():
             self.job = self.logic.resumeTraining(run)
-        self.desk.refresh(cards=True)
+        self.desk.refreshNow(cards=True)
 
     def cancel(self) -> None:
         training = self.logic.training
         if training is not None:
             training.cancel()
-            self.ui.stageLabel.text = _("Saving a checkpoint…")
+            self._showJob(training)
+        self.desk.refresh()
 
     def askForPreview(self) -> None:
         """Ask the training for the shown case."""
@@ -182,7 +180,9 @@ class TrainPanel(Panel):
                 slicer.util.showStatusMessage(_("The report was copied."), 3000)
 
     def _newestJob(self):
-        if self.job is None and self.logic.isOpen:
+        if self.logic.training is not None:
+            self.job = self.logic.training
+        elif self.job is None and self.logic.isOpen:
             self.job = next((job for job in reversed(self.logic.project.jobs) if job.task == "train"), None)
         return self.job
 
@@ -219,7 +219,8 @@ class TrainPanel(Panel):
 
     def onJobOver(self, job) -> None:
         if job.task == "train":
-            self._showJob(job)
+            if self.logic.training is None:
+                self._showJob(job)
             if self._isOpen:
                 self.showPlot()
 
@@ -229,7 +230,7 @@ class TrainPanel(Panel):
         if job.is_running:
             ui.progressBar.setMaximum(0 if percent < 0 else 100)
             ui.progressBar.setValue(max(0, percent))
-            ui.stageLabel.text = panel_state.progress_text(job.progress, job.state)
+            ui.stageLabel.text = panel_state.progress_text(job.progress, job.state, job.is_cancelled)
         else:
             status = job.folder.read_status()
             ui.progressBar.setMaximum(100)
@@ -243,21 +244,25 @@ class TrainPanel(Panel):
 
     def showPlot(self) -> None:
         """Show the chosen chart, and let its axes follow the curves."""
-        charts = self.logic.plotCharts
         self._isFitDue = False
         self._fitted = time.monotonic()
-        if not charts:
-            return
         self._makePlotWidget()
         self.ui.plotFrame.show()
-        chart = charts[max(0, self.ui.chartComboBox.currentIndex)]
-        node = self._plotWidget.mrmlPlotViewNode()
-        if node is None:
-            node = self._plotViewNode()
+        node = self._plotViewNode()
+        if self._plotWidget.mrmlPlotViewNode() is not node:
             self._plotWidget.setMRMLPlotViewNode(node)
+        index = max(0, self.ui.chartComboBox.currentIndex)
+        chart = self.logic.plotCharts[index] if self.logic.plotCharts else None
+        if chart is None or not chart.GetNumberOfPlotSeriesNodes():
+            node.SetPlotChartNodeID(self._emptyChart().GetID())
+            return
         if node.GetPlotChartNodeID() != chart.GetID():
             node.SetPlotChartNodeID(chart.GetID())
-        self._plotWidget.plotView().fitToContent()
+        view = self._plotWidget.plotView()
+        legend = view.chart().GetLegend()
+        legend.SetVerticalAlignment(legend.CENTER if index else legend.TOP)  # losses fall below it, Dice rises above
+        view.fitToContent()
+        self.logic.project.curves.plot.hold_axes()
 
     def _makePlotWidget(self) -> None:
         """Make it when the panel is opened: it takes 100 ms, too long for while something trains."""
@@ -270,28 +275,15 @@ class TrainPanel(Panel):
         self.ui.plotFrame.layout().addWidget(self._plotWidget)
 
     def _plotViewNode(self):
-        node = self._singleton("vtkMRMLPlotViewNode", PLOT_VIEW_NAME)
+        node = singleton_node(slicer.mrmlScene, "vtkMRMLPlotViewNode", PLOT_VIEW_NAME)
         node.SetLayoutName(PLOT_VIEW_NAME)
-        if not node.GetPlotChartNodeID():
-            # Without a chart the view is black.
-            chart = self._singleton("vtkMRMLPlotChartNode", PLOT_VIEW_NAME)
-            chart.SetTitle(_("Curves come with the first iterations"))
-            chart.SetTitleFontSize(14)
-            node.SetPlotChartNodeID(chart.GetID())
+        if node.GetPlotChartNode() is None:  # its ID outlives the chart of a cohort that was left
+            node.SetPlotChartNodeID(self._emptyChart().GetID())
         return node
 
     @staticmethod
-    def _singleton(nodeClass: str, tag: str):
-        node = slicer.mrmlScene.GetSingletonNode(tag, nodeClass)
-        if node is None:
-            node = slicer.mrmlScene.CreateNodeByClass(nodeClass)
-            node.UnRegister(None)
-            node.SetSingletonTag(tag)
-            node.SetName(tag)
-            node.SetHideFromEditors(True)
-            node.SetSaveWithScene(False)
-            node = slicer.mrmlScene.AddNode(node)
-        return node
+    def _emptyChart():
+        return empty_chart(slicer.mrmlScene, PLOT_VIEW_NAME, _("Curves come with the first iterations"))
 
     # Showing ---------------------------------------------------------------------------------------------------------
 
@@ -308,6 +300,8 @@ class TrainPanel(Panel):
     def refresh(self, now) -> None:
         actions = panel_state.train_actions(now)
         problem = self._settingsProblem()
+        self.ui.settingsLabel.text = problem or self._changedText()
+        self.ui.settingsLabel.visible = bool(self.ui.settingsLabel.text)
         if problem and actions["startButton"].enabled:
             actions["startButton"] = panel_state.Action(False, problem)
         node = self.logic.getParameterNode()

@@ -12,6 +12,7 @@ from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
 
 from .sampleCohort import makeSampleCohort
 from .superpixelsEffect import superpixelsEffectName, superpixelsEffectOf
+from .TrainPanel import PLOT_VIEW_NAME
 
 TINY = {"plan.patch": "32, 32, 16", "plan.features": "8, 16, 16", "plan.batch_size": "1", "threads": "1"}
 """A network that trains in seconds on one core of a processor."""
@@ -203,8 +204,11 @@ class StraightRoad:
         panel.ui.warmStartComboBox.setCurrentIndex(1 if warmStart else 0)
         self.wait(0.3)
         self.test.assertTrue(panel.ui.startButton.enabled, panel.ui.startButton.toolTip)
-        panel.ui.startButton.click()
+        before = len(self.logic.project.jobs)
+        for _click in range(2):  # whoever double-clicks wants one training
+            panel.ui.startButton.click()
         self.wait(0.5)
+        self.test.assertEqual(len(self.logic.project.jobs), before + 1)
         self.test.assertFalse(panel.ui.startButton.enabled)
         self.test.assertTrue(panel.ui.cancelButton.enabled)
         self.clock.start()
@@ -289,6 +293,9 @@ class StraightRoad:
         self.test.assertFalse(before.Observations)
         self.test.assertTrue(self.logic.isOpen)
         self.test.assertEqual(self.desk.shown, shown)
+        plotView = slicer.mrmlScene.GetSingletonNode(PLOT_VIEW_NAME, "vtkMRMLPlotViewNode")
+        self.openPanel("TrainPanel")
+        self.test.assertIsNotNone(plotView.GetPlotChartNode(), "without a chart the view is black")
         self.openPanel("AnnotatePanel")
         self.test.assertEqual(self.desk.panel("AnnotatePanel").editor.activeEffect().name, "Paint")
         self.say("module reloaded")

@@ -4,6 +4,8 @@ import slicer
 
 from SemiSupSegLib.slicer_bridge.segments import read_segments
 
+LONGEST_SECONDS = 120
+
 
 class ControlSteps:
     """Steps on a road that is walked already.
@@ -55,6 +57,44 @@ class ControlSteps:
         self.test.assertFalse(panel.ui.defaultsButton.enabled)
         panel.ui.advancedButton.checked = False
         self.road.say("impossible setting refused, defaults taken")
+
+    def interruptTraining(self) -> None:
+        """Pause a training, go on, cancel it, resume it from its card, cancel it for good and delete it."""
+        ui = self.road.openPanel("TrainPanel").ui
+        ui.startButton.click()
+        self._await(lambda: (self.logic.training.progress or {"iteration": 0})["iteration"])
+        ui.pauseButton.click()
+        self._await(lambda: ui.continueButton.enabled)
+        self.test.assertEqual(self.logic.training.state, "paused")
+        ui.continueButton.click()
+        self._await(lambda: ui.pauseButton.enabled)
+        run = self._cancelTraining(ui).path
+        self.desk.card = run
+        results = self.road.openPanel("ResultsPanel")
+        self._await(lambda: results.ui.resumeButton.enabled)
+        before = len(self.logic.project.jobs)
+        for _click in range(2):
+            results.ui.resumeButton.click()
+        self.test.assertEqual(len(self.logic.project.jobs), before + 1)
+        self._await(lambda: ui.cancelButton.enabled and "iteration" in ui.stageLabel.text)
+        self.test.assertEqual(self._cancelTraining(ui).path, run)
+        self.logic.deleteRun(run)
+        self.desk.refresh(cards=True)
+        self.road.say("training paused, continued, cancelled, resumed")
+
+    def _cancelTraining(self, ui):
+        job = self.logic.training
+        ui.cancelButton.click()
+        self.road.wait(0.2)
+        if job.is_running:
+            self.test.assertTrue(ui.stageLabel.text.startswith("Stopping"), ui.stageLabel.text)
+            self.test.assertFalse(ui.cancelButton.enabled)
+        self._await(lambda: ui.startButton.enabled)
+        self.test.assertEqual(job.state, "cancelled", f"{job.error}")
+        return job
+
+    def _await(self, isSo) -> None:
+        self.test.assertTrue(self.road.wait(LONGEST_SECONDS, isSo), "the training didn't follow")
 
     def chooseOverlay(self) -> None:
         """Lay the doubt over the scan, and take it off again."""

@@ -72,6 +72,11 @@ class Job:
         return self.runner.is_running
 
     @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to end; until it does, it saves a checkpoint."""
+        return self.runner.was_cancelled
+
+    @property
     def is_attached(self) -> bool:
         """Whether it ends when it is let go of; a detached one goes on alone."""
         return self.runner.is_attached

@@ -51,6 +51,8 @@ class Situation:
     training : State or None
         How the running training stands; None if none runs.
     predicting : bool
+    cancelling : bool
+        Whether the one that runs was asked to end.
     has_report : bool
         Whether a training was started or found since the cohort was opened.
     checking : frozenset of str
@@ -75,6 +77,7 @@ class Situation:
     volumes: int = 0
     training: State | None = None
     predicting: bool = False
+    cancelling: bool = False
     has_report: bool = False
     checking: frozenset[str] = frozenset()
     installing: bool = False
@@ -205,6 +208,7 @@ def annotate_actions(now: Situation) -> Actions:
 def train_actions(now: Situation) -> Actions:
     """The buttons of the panel *Train*."""
     idle = (now.training is None, _("No training is running."))
+    ending = (now.cancelling, _("It is saving a checkpoint and ends then."))
     paused = (now.training == State.PAUSED, _("The training is paused already."))
     return {
         "startButton": _unless(
@@ -216,10 +220,12 @@ def train_actions(now: Situation) -> Actions:
             (now.installing, _("Packages are being installed.")),
             (now.ready is False, _("This computer isn't ready to train; the panel Setup says what is missing.")),
         ),
-        "pauseButton": _unless(idle, paused),
-        "continueButton": _unless(idle, (now.training != State.PAUSED, _("The training isn't paused."))),
-        "cancelButton": _unless(idle),
-        "previewButton": _unless(idle, paused, (not now.shown, _("Show a case first; it is the one previewed."))),
+        "pauseButton": _unless(idle, ending, paused),
+        "continueButton": _unless(idle, ending, (now.training != State.PAUSED, _("The training isn't paused."))),
+        "cancelButton": _unless(idle, ending),
+        "previewButton": _unless(
+            idle, ending, paused, (not now.shown, _("Show a case first; it is the one previewed."))
+        ),
         "reportButton": _unless((not now.has_report, _("No training was started since the cohort was opened."))),
     }
 
@@ -241,7 +247,9 @@ def results_actions(now: Situation) -> Actions:
         "predictShownButton": _unless(*busy, unshown),
         "predictAllButton": _unless(*busy, (not now.rows, _("The cohort has no case yet."))),
         "predictVolumeButton": _unless(*busy, (not now.volumes, _("No volume in the scene that isn't a case."))),
-        "cancelPredictionButton": _unless((not now.predicting, _("No prediction is running."))),
+        "cancelPredictionButton": _unless(
+            (not now.predicting, _("No prediction is running.")), (now.cancelling, _("It is ending already."))
+        ),
         "renameButton": _unless(closed, unselected, modelless),
         "exportButton": _unless(closed, unselected, modelless),
         "importButton": _unless(closed),
@@ -467,8 +475,10 @@ def annotated_text(counts: Mapping[str, int], total: int, kind: str = "scribble"
     return text
 
 
-def progress_text(progress: Event | None, state: State) -> str:
-    """Stage and time left of a job."""
+def progress_text(progress: Event | None, state: State, is_cancelled: bool = False) -> str:
+    """Stage and time left of a job; of one that was asked to end, that it does."""
+    if is_cancelled:
+        return _("Stopping; what is done so far is kept…")
     if state == State.PAUSED:
         return _("Paused")
     if progress is None:
@@ -499,6 +509,8 @@ def outcome_text(state: State, iteration: int, task: str) -> str:
             State.FINISHED: _("Predicted."),
             State.CANCELLED: _("The prediction was cancelled; what was finished is kept."),
         }.get(state, _("The prediction failed."))
+    if state == State.CANCELLED and not iteration:
+        return _("Stopped before the first iteration; nothing is kept of it.")
     return {
         State.FINISHED: _("Trained. The panel Results segments the scans."),
         State.CANCELLED: _("Stopped at iteration {iteration}; the panel Results can go on with it.").format(

@@ -3,7 +3,8 @@
 Curves that always come together share a table with one iteration column (training has one, validation another): a
 column padded with "no number" isn't drawn at all. Rows are appended through the tables' columns, and nothing is told to
 the views before `flush`, once a timer tick. After that a plot view needs `fitToContent()`, or its axes keep their old
-range. Nodes come and go one a tick: in the application, each takes some 10 ms.
+range. Nodes come and go one a tick: in the application, each takes some 10 ms. A curve is drawn from its second point
+on: VTK takes a line with one point for an error, at every repaint.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _COLORS = (
     (0.55, 0.34, 0.29), (0.89, 0.47, 0.76), (0.50, 0.50, 0.50), (0.74, 0.74, 0.13), (0.09, 0.75, 0.81),
 )  # fmt: skip
 
-_HIDDEN = ("learning rate", "gradient norm")
-"""Curves that are kept in the tables, but would squeeze the others on a chart."""
+_HIDDEN = ("learning rate", "gradient norm", "tau ")
+"""How curves begin that are kept in the tables, but would squeeze the others on a chart, or crowd its legend."""
 
 
 _SHARES = ("dice", "agreement", "coverage", "share", "beneficial", "changed", "certainty", "tau")
 """Words in the names of curves between 0 and 1."""
+
+_SHARE_RANGE = (0.0, 1.0)
 
 
 class CurvePlot:
@@ -96,6 +99,8 @@ class CurvePlot:
         for table in self._tables:
             if table.names & values.keys():
                 table.append(iteration, values)
+                if table.rows == 2:
+                    self._draw(table)
 
     def load(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
         """Add whole curves, as `RunFolder.metrics` gives them. Shown at the next `flush`."""
@@ -105,7 +110,10 @@ class CurvePlot:
                 cadences.setdefault(tuple(iteration for iteration, _ in points), []).append(name)
         for iterations, names in cadences.items():
             columns = {name: np.array([value for _, value in curves[name]], float) for name in names}
-            self._add_table(names).extend(np.array(iterations, float), columns)
+            table = self._add_table(names)
+            table.extend(np.array(iterations, float), columns)
+            if table.rows > 1:
+                self._draw(table)
 
     def flush(self, *, at_once: bool = True) -> bool:
         """Show what was appended since the last time; whether there was anything.
@@ -123,6 +131,11 @@ class CurvePlot:
         changed = [table.flush() for table in self._tables]
         return was_due or any(changed)
 
+    def hold_axes(self) -> None:
+        """Let what lies between 0 and 1 be seen between 0 and 1, whatever a view has fitted."""
+        if self.scores is not None and tuple(self.scores.GetYAxisRange()) != _SHARE_RANGE:
+            self.scores.SetYAxisRange(*_SHARE_RANGE)
+
     def remove(self) -> None:
         """Take all nodes out of the scene."""
         for node in reversed(self._nodes):
@@ -136,7 +149,7 @@ class CurvePlot:
     def _add_scores(self) -> None:
         self.scores = self._add_chart("scores", "share")
         self.scores.SetYAxisRangeAuto(False)
-        self.scores.SetYAxisRange(0.0, 1.0)
+        self.hold_axes()
 
     def _add_chart(self, what: str, unit: str) -> slicer.vtkMRMLPlotChartNode:
         chart = self._add_node("vtkMRMLPlotChartNode", what)
@@ -154,12 +167,14 @@ class CurvePlot:
         number = len(self._tables) + 1
         self._tables.append(table)
         self._due.append(lambda: table.show_in(self._add_node("vtkMRMLTableNode", f"curves {number}")))
-        for name in names:
-            self._table_of[name] = table
-            if name not in _HIDDEN:
-                color = _COLORS[(len(self._table_of) - 1) % len(_COLORS)]
-                self._due.append(lambda name=name, color=color: self._add_series(name, table, color))
+        self._table_of |= dict.fromkeys(names, table)
         return table
+
+    def _draw(self, table: _CurveTable) -> None:
+        for number, name in enumerate(self._table_of):
+            if self._table_of[name] is table and not name.startswith(_HIDDEN):
+                color = _COLORS[number % len(_COLORS)]
+                self._due.append(lambda name=name, color=color: self._add_series(name, table, color))
 
     def _add_series(self, name: str, table: _CurveTable, color: tuple[float, float, float]) -> None:
         series = self._add_node("vtkMRMLPlotSeriesNode", name)
@@ -193,6 +208,11 @@ class _CurveTable:
         for name, column in self._columns.items():
             column.SetName(name)
 
+    @property
+    def rows(self) -> int:
+        """Points of each curve."""
+        return self._columns[ITERATION].GetNumberOfValues()
+
     def show_in(self, node: slicer.vtkMRMLTableNode) -> None:
         """Give the columns to a node."""
         self.node = node
@@ -225,6 +245,42 @@ class _CurveTable:
             self.node.GetTable().Modified()
             self.node.Modified()
         return was_new
+
+
+def empty_chart(scene: slicer.vtkMRMLScene, tag: str, title: str) -> slicer.vtkMRMLPlotChartNode:
+    """What a view shows before there is a curve: without any it stays black, so there is one that nobody sees."""
+    chart = singleton_node(scene, "vtkMRMLPlotChartNode", tag)
+    chart.SetTitle(title)
+    chart.SetTitleFontSize(14)
+    chart.SetLegendVisibility(False)
+    if chart.GetNumberOfPlotSeriesNodes() == 0:
+        table = _CurveTable([tag])
+        table.append(0, {tag: 0.0})
+        table.append(1, {tag: 1.0})
+        table.show_in(singleton_node(scene, "vtkMRMLTableNode", tag))
+        series = singleton_node(scene, "vtkMRMLPlotSeriesNode", tag)
+        series.SetAndObserveTableNodeID(table.node.GetID())
+        series.SetPlotType(series.PlotTypeScatter)
+        series.SetXColumnName(ITERATION)
+        series.SetYColumnName(tag)
+        series.SetMarkerStyle(series.MarkerStyleNone)
+        series.SetOpacity(0.0)
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+    return chart
+
+
+def singleton_node(scene: slicer.vtkMRMLScene, node_class: str, tag: str) -> slicer.vtkMRMLNode:
+    """The scene's one node of a class and tag; made if it isn't there: hidden, and not saved."""
+    node = scene.GetSingletonNode(tag, node_class)
+    if node is None:
+        node = scene.CreateNodeByClass(node_class)
+        node.UnRegister(None)
+        node.SetSingletonTag(tag)
+        node.SetName(tag)
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        node = scene.AddNode(node)
+    return node
 
 
 def _is_share(name: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import slicer
 
 from SemiSupSegLib.events import Event
-from SemiSupSegLib.slicer_bridge.plots import CurvePlot
+from SemiSupSegLib.slicer_bridge.plots import CurvePlot, empty_chart
 from SemiSupSegLib.slicer_bridge.run_curves import RunCurves
 
 pytest_plugins = ["slicer_fixture"]
@@ -36,15 +36,42 @@ def test_curves_that_come_together_share_a_table_and_others_have_their_own_itera
 
 
 def test_losses_and_shares_have_charts_of_their_own(plot):
-    plot.append(1, {"loss": 3.0, "coverage": 0.2, "learning rate": 1e-3})
+    for iteration in (1, 2):
+        plot.append(iteration, {"loss": 3.0, "coverage": 0.2, "learning rate": 1e-3, "tau 1": 0.5})
     plot.flush()
     assert _series_names(plot.losses) == ["loss"]
     assert _series_names(plot.scores) == ["coverage"]
     assert tuple(plot.scores.GetYAxisRange()) == (0.0, 1.0)
 
 
+def test_what_a_view_fitted_is_undone_where_everything_lies_between_0_and_1(plot):
+    plot.hold_axes()  # before there is a chart
+    for iteration in (1, 2):
+        plot.append(iteration, {"loss": 3.0, "coverage": 0.2})
+    plot.flush()
+    plot.scores.SetYAxisRange(0.0, 0.2)
+    plot.losses.SetYAxisRange(0.0, 3.0)
+    plot.hold_axes()
+    assert tuple(plot.scores.GetYAxisRange()) == (0.0, 1.0)
+    assert tuple(plot.losses.GetYAxisRange()) == (0.0, 3.0)
+
+
+def test_curve_is_drawn_from_its_second_point_on_since_vtk_takes_a_shorter_line_for_an_error(plot):
+    plot.append(1, {"loss": 3.0})
+    plot.append(1, {"validation dice": 0.1})
+    plot.append(2, {"loss": 2.0})
+    plot.flush()
+    assert (_series_names(plot.losses), _series_names(plot.scores)) == (["loss"], [])
+    plot.append(2, {"validation dice": 0.2})
+    plot.append(3, {"validation dice": 0.3})
+    plot.flush()
+    assert _series_names(plot.scores) == ["validation dice"]
+    assert _curve(plot, "validation dice") == ([1, 2, 3], [0.1, 0.2, 0.3])
+
+
 def test_series_are_lines_over_iterations_in_distinct_colors(plot):
-    plot.append(1, {"loss": 3.0, "supervised": 2.0, "expanded": 1.0})
+    for iteration in (1, 2):
+        plot.append(iteration, {"loss": 3.0, "supervised": 2.0, "expanded": 1.0})
     plot.flush()
     series = [plot.losses.GetNthPlotSeriesNode(n) for n in range(3)]
     assert {each.GetXColumnName() for each in series} == {"iteration"}
@@ -72,11 +99,12 @@ def test_value_that_is_no_number_leaves_its_curve_where_it_was(plot):
 
 def test_views_are_told_once_a_flush_and_only_if_there_is_something(plot):
     plot.append(1, {"loss": 3.0})
+    plot.append(2, {"loss": 2.0})
     plot.flush()
     table = plot.losses.GetNthPlotSeriesNode(0).GetTableNode()
     told = []
     table.AddObserver("ModifiedEvent", lambda *_: told.append(1))
-    for iteration in range(2, 1000):
+    for iteration in range(3, 1000):
         plot.append(iteration, {"loss": 1.0})
     assert told == []
     assert plot.flush()
@@ -89,9 +117,11 @@ def test_views_are_told_once_a_flush_and_only_if_there_is_something(plot):
 def test_curves_of_a_run_folder_come_back(plot):
     plot.load({"loss": [(1, 3.0), (2, 2.0)], "supervised": [(1, 1.0), (2, 0.5)], "validation dice": [(2, 0.7)]})
     plot.flush()
-    plot.append(3, {"loss": 1.0, "supervised": 0.4})
+    assert _series_names(plot.scores) == []
+    plot.append(3, {"loss": 1.0, "supervised": 0.4, "validation dice": 0.8})
+    plot.flush()
     assert _curve(plot, "supervised") == ([1, 2, 3], [1.0, 0.5, 0.4])
-    assert _curve(plot, "validation dice") == ([2], [0.7])
+    assert _curve(plot, "validation dice") == ([2, 3], [0.7, 0.8])
 
 
 def test_nothing_stays_in_the_scene_when_it_is_removed(plot, scene):
@@ -105,17 +135,19 @@ def test_nothing_stays_in_the_scene_when_it_is_removed(plot, scene):
 
 
 def test_for_a_timer_one_node_comes_or_goes_a_flush(plot, scene):
-    plot.append(1, {"loss": 3.0, "supervised": 1.0})
+    for iteration in (1, 2):
+        plot.append(iteration, {"loss": 3.0, "supervised": 1.0})
     plot.flush()
     later = CurvePlot(scene, "second run", former=plot)
     later.append(1, {"loss": 2.0})
+    later.append(2, {"loss": 1.0})
     counts = [_plot_nodes(scene)]
     while later.flush(at_once=False):
         counts.append(_plot_nodes(scene))
     assert {abs(b - a) for a, b in itertools.pairwise(counts)} <= {0, 1}
     assert counts[0] == 5  # two charts, a table, two series
     assert counts[-1] == 4
-    assert _curve(later, "loss") == ([1], [2.0])
+    assert _curve(later, "loss") == ([1, 2], [2.0, 1.0])
 
 
 def test_curves_from_before_are_read_a_little_at_a_time_and_come_first(scene):
@@ -130,6 +162,18 @@ def test_curves_from_before_are_read_a_little_at_a_time_and_come_first(scene):
     iterations, values = _curve(curves.plot, "loss")
     assert iterations == list(range(1, 1502)), "what is resumed goes on where the events begin"
     assert values[-3:] == [1 / 1499, 9.0, 8.0]
+
+
+def test_empty_chart_has_a_curve_that_nobody_sees_since_without_one_a_view_stays_black(scene):
+    chart = empty_chart(scene, "curves", "Wait")
+    nodes = scene.GetNumberOfNodes()
+    assert empty_chart(scene, "curves", "Wait") is chart
+    assert scene.GetNumberOfNodes() == nodes
+    series = chart.GetNthPlotSeriesNode(0)
+    assert series.GetTableNode().GetNumberOfRows() == 2
+    assert series.GetOpacity() == 0
+    assert not chart.GetLegendVisibility()
+    assert not any(node.GetSaveWithScene() for node in (chart, series, series.GetTableNode()))
 
 
 def _plot_nodes(scene) -> int:

@@ -244,6 +244,7 @@ def test_a_running_training_pauses_and_a_paused_one_continues():
     enabled = lambda now: [panel_state.train_actions(now)[name].enabled for name in names]  # noqa: E731
     assert enabled(now) == [False, True, False, True, True]
     assert enabled(replace(now, training=State.PAUSED)) == [False, False, True, True, False]
+    assert enabled(replace(now, cancelling=True)) == [False] * 5
     assert enabled(replace(now, training=None)) == [True, False, False, False, False]
 
 
@@ -323,6 +324,12 @@ def test_progress_says_stage_iterations_and_time():
     assert panel_state.progress_percent(event) == 50
     assert panel_state.progress_percent(None) == -1
     assert panel_state.progress_text(event, State.PAUSED) == "Paused"
+    assert panel_state.progress_text(event, State.RUNNING, is_cancelled=True).startswith("Stopping")
+
+
+def test_a_training_that_was_stopped_says_whether_it_can_go_on():
+    assert "go on" in panel_state.outcome_text(State.CANCELLED, 7, "train")
+    assert "go on" not in panel_state.outcome_text(State.CANCELLED, 0, "train")
 
 
 def test_every_method_has_a_title_and_advice_in_two_lines():
