@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from ..training_settings import TrainingSettings
 from .cases import TrainingCase
 from .distributed import ALONE, Processes
 from .plan import Plan
+from .prediction import Predictor
 from .trainer import Trainer
 
 _WARM_UP_STEPS = 3
@@ -22,32 +25,81 @@ _LONGEST_SECONDS = 0.8
 _SMALL_SHARE = 0.25
 """Of steps of a kind that is this rare, a single timed one says enough."""
 _FEWEST_ITERATIONS = 50
+_LEAST_SHARE_OF_STEPS, _LARGEST_SHARE_OF_LOOKS = 0.5, 0.25
+"""Of the minutes: what remains for training however long the preparation took, and of that what goes into looks."""
+
+OnProgress = Callable[[float, str], None]
 
 
-def planned_iterations(
+@dataclass(frozen=True)
+class Look:
+    """A kind of look that a training takes at itself: how often, and how many voxels it predicts for that."""
+
+    times: int
+    voxels: int
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a whole training is: its iterations, and how often it takes each kind of look."""
+
+    iterations: int
+    looks: Mapping[str, int] = field(default_factory=dict)
+
+
+def planned_length(
     settings: TrainingSettings,
     plan: Plan,
     device: torch.device,
     cases: Sequence[TrainingCase],
-    on_progress: Callable[[float, str], None] = lambda fraction, text: None,
+    on_progress: OnProgress = lambda fraction, text: None,
     processes: Processes = ALONE,
-) -> int:
-    """How many iterations the training has.
+    *,
+    looks: Mapping[str, Look] | None = None,
+    begun: float | None = None,
+) -> Length:
+    """How many iterations the training has, and how many looks.
 
-    Where minutes were given, a throw-away training measures what steps cost with and without the unlabeled branch; the
-    time that this takes counts as training time. Of several processes the leader's clock decides.
+    Where minutes were given, a throw-away training measures what steps cost with and without the unlabeled branch, and
+    what a look costs; the time that this takes counts, too. Where looks would take more than a quarter of what is left
+    there are fewer of them, at least one of each kind. Of several processes the leader's clock decides.
+
+    Parameters
+    ----------
+    looks : mapping of str to Look, optional
+        Each kind of look as it is wanted.
+    begun : float, optional
+        When the minutes began, as `time.monotonic` tells; now by default. Half of them at least are left for training.
     """
+    looks = looks or {}
     if settings.budget_minutes is None:
-        return settings.iterations
-    begun = time.monotonic()
+        return Length(settings.iterations, {kind: look.times for kind, look in looks.items()})
+    begun = time.monotonic() if begun is None else begun
     scratch = Trainer(settings, plan, device, cases, iterations=1_000_000, processes=processes)
     shares = _phase_shares(scratch)
     seconds = 0.0
     for fraction, share in shares.items():
         fewest = _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1
         seconds += share * _step_seconds(scratch, fraction, fewest, on_progress)
-    left = processes.of_leader(lambda: settings.budget_minutes * 60 - (time.monotonic() - begun))
-    return max(_FEWEST_ITERATIONS, int(left / seconds))
+
+    def length() -> dict:
+        in_use = [look for look in looks.values() if look.times * look.voxels]
+        a_voxel = _seconds_a_voxel(scratch, cases[0].image, on_progress) if in_use else 0.0
+        minutes = settings.budget_minutes * 60
+        left = max(_LEAST_SHARE_OF_STEPS * minutes, minutes - (time.monotonic() - begun))
+        costs = {kind: look.voxels * a_voxel for kind, look in looks.items()}
+        return asdict(_divided(left, seconds, looks, costs))
+
+    return Length(**processes.of_leader(length))
+
+
+def _divided(left: float, a_step: float, looks: Mapping[str, Look], costs: Mapping[str, float]) -> Length:
+    """Seconds divided into steps and looks, from what one of each takes."""
+    wanted = sum(look.times * costs[kind] for kind, look in looks.items())
+    share = min(1.0, _LARGEST_SHARE_OF_LOOKS * left / wanted) if wanted > 0 else 1.0
+    times = {kind: max(min(look.times, 1), int(look.times * share)) for kind, look in looks.items()}
+    left -= sum(times[kind] * costs[kind] for kind in looks)
+    return Length(max(_FEWEST_ITERATIONS, int(left / a_step)), times)
 
 
 def _phase_shares(trainer: Trainer) -> dict[float, float]:
@@ -60,7 +112,7 @@ def _phase_shares(trainer: Trainer) -> dict[float, float]:
     return {fractions[-1]: len(fractions) / len(grid) for fractions in kinds.values()}
 
 
-def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: Callable[[float, str], None]) -> float:
+def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: OnProgress) -> float:
     times = []
     steps = _WARM_UP_STEPS + _TIMED_STEPS
     for step in range(steps):
@@ -72,6 +124,32 @@ def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: C
         if len(times) > fewest and sum(times) > _LONGEST_SECONDS:
             break
     return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - fewest) :]))
+
+
+class _Enough(Exception):
+    """Ends a prediction of which enough was timed."""
+
+
+def _seconds_a_voxel(trainer: Trainer, image: torch.Tensor, on_progress: OnProgress) -> float:
+    """What the prediction of a voxel takes: of an image's windows as many are timed as there is time for."""
+    predictor = Predictor(copy.deepcopy(trainer.teacher).eval(), trainer.plan, trainer.device)
+    done: list[tuple[float, float]] = []  # which share of the image, and when
+
+    def on_window(fraction: float) -> None:
+        on_progress(fraction, "Measuring the speed of this computer")
+        _wait_for(trainer.device)
+        done.append((fraction, time.monotonic()))
+        if done[-1][1] - done[0][1] > _LONGEST_SECONDS:
+            raise _Enough
+
+    for _ in range(2):  # the first time warms up
+        done = [(0.0, time.monotonic())]
+        try:
+            predictor.on_plan_grid(image.to(trainer.device), on_window)
+        except _Enough:
+            break
+    (first, begin), (last, end) = done[0] if len(done) == 2 else done[1], done[-1]
+    return (end - begin) / (last - first) / image.numel()
 
 
 def _wait_for(device: torch.device) -> None:

@@ -30,15 +30,22 @@ class Curves:
         self._every = max(1, iterations // _CURVE_POINTS)
         self._collected: list[dict[str, float]] = []
         self._seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
+        self._steps = 0
+        self._looking = 0.0
 
     def add(self, trainer: Trainer, values: dict[str, float], seconds: float) -> None:
         """Take in a step's numbers and how long it took; tell when enough have come together."""
         self._collected.append(values)
         self._seconds.append(seconds)
+        self._steps += 1
         if len(self._collected) >= self._every or trainer.iteration == self.iterations:
             self.session.emit("metric", iteration=trainer.iteration, values=_means(self._collected))
             self._collected = []
             self._report_progress(trainer)
+
+    def add_look(self, seconds: float) -> None:
+        """Take in how long was looked at something after a step; looks lie at equal distances."""
+        self._looking += seconds
 
     def forget(self) -> None:
         """Leave out what was collected since the last point, after a step that went wrong."""
@@ -46,7 +53,7 @@ class Curves:
 
     def _report_progress(self, trainer: Trainer) -> None:
         alone = trainer.method.uses_unlabeled and trainer.method.composition(trainer.fraction).unlabeled == 0
-        seconds = float(np.mean(self._seconds)) * (self.iterations - trainer.iteration)
+        seconds = (float(np.mean(self._seconds)) + self._looking / self._steps) * (self.iterations - trainer.iteration)
         self.session.emit(
             "progress",
             stage="Training on annotations" if alone else "Training",

@@ -18,7 +18,8 @@ from .cases import TrainingCase
 
 _FEWEST_STROKES = 4
 _SHARE = 0.95
-_MOST_CASES = 4
+MOST_CASES = 4
+"""Cases that are predicted to ask their strokes."""
 
 
 def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[TrainingCase]) -> tuple[int, ...]:
@@ -91,6 +92,6 @@ def classes_that_strokes_show_as_one_piece(
 
 def _spread(cases: list[TrainingCase]) -> list[TrainingCase]:
     """The cases, or as many of them as are predicted, from the whole list."""
-    if len(cases) <= _MOST_CASES:
+    if len(cases) <= MOST_CASES:
         return cases
-    return [cases[index] for index in np.linspace(0, len(cases) - 1, _MOST_CASES).round().astype(int)]
+    return [cases[index] for index in np.linspace(0, len(cases) - 1, MOST_CASES).round().astype(int)]

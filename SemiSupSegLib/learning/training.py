@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..cohort import Cohort
 from ..errors import ErrorCode, SemiSupSegError, SettingsError
@@ -20,27 +19,25 @@ from ..files import delete_temporaries
 from ..models import Model
 from ..training_settings import TrainingSettings
 from .array_cache import ArrayCache, cache_folder
-from .budget import planned_iterations
+from .budget import planned_length
 from .cases import TrainingCase
-from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint, save_tensors
+from .checkpoints import load_newest_checkpoint, load_tensors, save_checkpoint
 from .curves import Curves
 from .devices import empty_cache, prepare_process
 from .distributed import ALONE, Processes, joined_processes
 from .fingerprint import read_fingerprint
 from .live_commands import LiveCommands
-from .losses import winners
+from .looks import Looks
 from .memory import is_out_of_memory
 from .methods import METHODS
-from .one_piece import classes_that_strokes_show_as_one_piece, one_piece_classes
+from .one_piece import one_piece_classes
 from .plan import Plan, derive_plan
 from .prediction import Predictor, Stopped
 from .session import Outcome, Session, StopReason
 from .trained_model import save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, held_out_file, load_training_data
-from .validation import Validation, is_due
 
-_LOOKS_AT_PIECES = 10
 _MOST_ROLLBACKS = 2
 _MOST_SHRINKS = 2
 
@@ -86,11 +83,12 @@ class TrainingRun:
         self.method_class = METHODS[self.settings.method]
         self.plan = Plan.from_json(details["plan"]) if "plan" in details else None
         self.iterations: int | None = details.get("iterations")
+        self._times_of_looks: dict[str, int] = details.get("looks", {})
         self.best: dict[str, float] | None = details.get("best")
         self.seconds = 0.0
         self.rollbacks = 0
-        self._is_look_owed = False  # whether a stop came between a step and what was due after it
         self.data: TrainingData | None = None
+        self.looks: Looks | None = None
         self.trainer: Trainer | None = None
         self.commands = LiveCommands(self)
 
@@ -98,6 +96,7 @@ class TrainingRun:
         try:
             if not self.processes.of_leader(lambda: self.session.hold_device(str(self.device))):
                 return Outcome()
+            self._begun = time.monotonic()
             if self.processes.is_leader:
                 delete_temporaries(self.session.folder.checkpoints)
             self.plan = self.plan or self._make_plan()
@@ -112,7 +111,8 @@ class TrainingRun:
                 return Outcome()
             if self.iterations is None:
                 self.plan = replace(self.plan, largest_component=self._one_piece_classes())
-            self.validation = Validation(self.data, self.settings.validations, self.processes)
+            self.looks = Looks(self)
+            self.looks.times |= self._times_of_looks
             self._train()
         except Stopped:
             return Outcome()
@@ -195,19 +195,34 @@ class TrainingRun:
     def _start(self, fingerprint: str) -> None:
         """Networks, iterations and checkpoint, ready to go on."""
         if self.iterations is None:
-            self.iterations = planned_iterations(
-                self.settings, self.plan, self.device, self.data.cases, self._preparing, self.processes
-            )
+            wanted = self.looks.wanted()
+            length = planned_length(
+                self.settings, self.plan, self.device, self.data.cases, self._preparing, self.processes,
+                looks=wanted, begun=self._begun,
+            )  # fmt: skip
+            self.iterations = length.iterations
+            self.looks.times |= length.looks
+            self._say_what_was_left_out(wanted["validations"].times)
         if self.processes.is_leader:
             self.session.folder.update_request(
                 plan=self.plan.to_json(),
                 iterations=self.iterations,
+                looks=dict(self.looks.times),
                 device=str(self.device),
                 versions=versions(),
                 cohort_fingerprint=fingerprint,
             )
         self.session.emit("plan", plan={**self.plan.to_json(), "iterations": self.iterations})
         self._restore()
+
+    def _say_what_was_left_out(self, wanted: int) -> None:
+        times = self.looks.times["validations"]
+        if times < wanted and self.looks.validation.is_possible:
+            self.session.warn(
+                f"{wanted} validations would take too much of {self.settings.budget_minutes:g} minutes: there are "
+                f"{times}.",
+                "Train longer, or with fewer validation cases.",
+            )
 
     def _restore(self) -> None:
         """A trainer as the last good checkpoint has it, or at the beginning."""
@@ -216,11 +231,11 @@ class TrainingRun:
         )
         if checkpoint is None or self.trainer is None:
             self.trainer = self._fresh_trainer()
-            self.seconds, self._is_look_owed = 0.0, False
+            self.seconds, self.looks.are_owed = 0.0, False
         if checkpoint is not None:
             self.trainer.restore(checkpoint)
             self.seconds = float(checkpoint.state.get("seconds", 0.0))
-            self._is_look_owed = bool(checkpoint.state.get("is_look_owed", False))
+            self.looks.are_owed = bool(checkpoint.state.get("is_look_owed", False))
 
     def _fresh_trainer(self) -> Trainer:
         trainer = Trainer(self.settings, self.plan, self.device, self.data.cases, self.iterations, self.processes)
@@ -234,12 +249,12 @@ class TrainingRun:
     def _loop(self) -> None:
         session, curves = self.session, Curves(self.session, self.iterations)
         saved = time.monotonic()
-        while self._is_look_owed or self.trainer.iteration < self.iterations:
+        while self.looks.are_owed or self.trainer.iteration < self.iterations:
             self.commands.obey()
             if self._is_to_stop():
                 break
-            if self._is_look_owed:
-                self._look()
+            if self.looks.are_owed:
+                self.looks.take()
                 continue
             begun = time.monotonic()
             values = self.trainer.step()
@@ -251,7 +266,8 @@ class TrainingRun:
                 continue
             session.heartbeat(self.trainer.iteration)
             curves.add(self.trainer, values, seconds)
-            self._look()
+            self.looks.take()
+            curves.add_look(time.monotonic() - begun - seconds)
             if self.processes.is_leader and time.monotonic() - saved > self.settings.checkpoint_minutes * 60:
                 self.save_checkpoint()
                 saved = time.monotonic()
@@ -261,7 +277,7 @@ class TrainingRun:
     def save_checkpoint(self) -> Path:
         """Write everything down that going on needs; raises `SemiSupSegError` where the disk is full."""
         checkpoint = self.trainer.checkpoint()
-        checkpoint.state.update(seconds=self.seconds, is_look_owed=self._is_look_owed)
+        checkpoint.state.update(seconds=self.seconds, is_look_owed=self.looks.are_owed)
         self.session.check_disk(checkpoint.size_bytes)
         if self.data.held_out is not None:
             self.data.held_out.save(held_out_file(self.session.folder.path))
@@ -321,55 +337,6 @@ class TrainingRun:
         """The student or the teacher as it is now, for predicting."""
         return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device,
                          largest_component=self.trainer.one_piece)  # fmt: skip
-
-    def _look(self) -> None:
-        """Whatever is due after a step; what a stop cuts short comes first after a resume."""
-        self._is_look_owed = True
-        try:
-            if self._pieces_are_due():
-                self._look_at_pieces()
-            if self.validation.is_due(self.trainer.iteration, self.iterations):
-                self._validate()
-        except Stopped:  # the loop sees it, too, and saves a checkpoint
-            return
-        self._is_look_owed = False
-
-    def _validate(self) -> None:
-        """Dice of student and teacher, of which the best so far is kept; or agreement with held-out strokes."""
-        iteration = self.trainer.iteration
-        dice = self.validation.dice(self.predictor, self.stop_if_asked)
-        agreement = self.validation.agreement(self.predictor, self.stop_if_asked)
-        values = {f"validation dice {name}": value for name, value in dice.items()}
-        if agreement is not None:
-            values["held-out agreement"] = agreement
-        if values:
-            self.session.emit("metric", iteration=iteration, values=values)
-        is_best = dice and (self.best is None or max(dice.values()) > self.best["dice"])
-        if is_best and self.processes.is_leader:
-            winner = max(dice, key=dice.get)
-            folder = self.session.folder.model
-            folder.mkdir(parents=True, exist_ok=True)
-            save_tensors(folder / "best.safetensors", getattr(self.trainer, winner).state_dict())
-            self.best = {"dice": dice[winner], "iteration": iteration}
-            self.session.folder.update_request(best=self.best)
-
-    def _pieces_are_due(self) -> bool:
-        """Whether it is time to ask the strokes what is one piece: settings leave it open, and no dense label tells."""
-        if self.settings.largest_component != "auto" or self.data.dense_cases:
-            return False
-        return is_due(self.trainer.iteration, self.iterations, _LOOKS_AT_PIECES)
-
-    def _look_at_pieces(self) -> None:
-        predictor = self.predictor("teacher")
-
-        def labels(image: Tensor) -> Tensor:
-            return winners(predictor.on_plan_grid(image.to(predictor.device), self.stop_if_asked), dim=0)
-
-        # What people accepted is no stroke: it lies where a network or superpixels had it.
-        cases = [replace(case, annotation=case.strokes) for case in self.data.cases]
-        self.trainer.one_piece = tuple(self.processes.of_leader(
-            lambda: list(classes_that_strokes_show_as_one_piece(cases, labels, self.plan.n_classes))
-        ))  # fmt: skip
 
     def _finish(self) -> Outcome:
         """The model as it stands, whether all iterations were done or the run was stopped."""

@@ -26,22 +26,25 @@ class Validation:
     ----------
     data : TrainingData
         Its validation cases lie on the plan's grid with their dense labels.
-    times : int
-        How often in a whole training, at equal distances, the last time after its last iteration.
     processes : Processes
         Those that share the cases.
     """
 
-    def __init__(self, data: TrainingData, times: int, processes: Processes = ALONE):
+    def __init__(self, data: TrainingData, processes: Processes = ALONE):
         self.data = data
-        self.times = times
         self.processes = processes
 
-    def is_due(self, iteration: int, iterations: int) -> bool:
-        """Whether to validate after this iteration of so many."""
-        if not self.data.validation and self.data.held_out is None:
-            return False
-        return is_due(iteration, iterations, self.times)
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is anything to measure on."""
+        return bool(self.data.validation) or self.data.held_out is not None
+
+    def voxels(self) -> int:
+        """How many voxels this process predicts each time."""
+        if self.data.validation:
+            return len(NETWORKS) * sum(case.image.numel() for case in self.processes.own(self.data.validation))
+        held = self.data.held_out.of_case.values() if self.data.held_out is not None else ()
+        return sum(each.size for each in held if (each != IGNORE).any())
 
     def dice(self, predictor_of: Callable[[str], Predictor], on_window: Callable[[float], None]) -> dict[str, float]:
         """Mean Dice over the cases by network; empty where no case shows any structure."""

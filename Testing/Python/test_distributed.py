@@ -11,7 +11,7 @@ from tiny_problem import CPU, tiny_plan, training_case
 from two_processes import in_two_processes
 
 from SemiSupSegLib.labels import IGNORE
-from SemiSupSegLib.learning.budget import planned_iterations
+from SemiSupSegLib.learning.budget import planned_length
 from SemiSupSegLib.learning.distributed import ALONE, Processes, joined_processes
 from SemiSupSegLib.learning.trainer import Trainer
 from SemiSupSegLib.training_settings import TrainingSettings
@@ -72,7 +72,7 @@ def all_losses(folder: Path) -> dict[str, dict]:
         found = {kind: losses(kind, processes) for kind in KINDS}
         trainer = a_trainer("sp3", processes)
         settings = TrainingSettings(method="sp3", minutes=0.05 if processes.is_leader else 100)
-        found["planned"] = planned_iterations(settings, trainer.plan, CPU, trainer.cases, processes=processes)
+        found["planned"] = planned_length(settings, trainer.plan, CPU, trainer.cases, processes=processes).iterations
         return found
 
 

@@ -12,7 +12,7 @@ from tiny_problem import CPU, tiny_plan, training_case
 from SemiSupSegLib.errors import ModelError
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning import budget
-from SemiSupSegLib.learning.budget import planned_iterations
+from SemiSupSegLib.learning.budget import Look, planned_length
 from SemiSupSegLib.learning.checkpoints import load_newest_checkpoint, save_checkpoint
 from SemiSupSegLib.learning.distributed import ALONE
 from SemiSupSegLib.learning.methods import METHODS
@@ -183,10 +183,10 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     monkeypatch.setattr(budget, "_step_seconds", seconds)
     settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.5"])
     plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
-    iterations = planned_iterations(settings, plan, CPU, cases)
+    iterations = planned_length(settings, plan, CPU, cases).iterations
     assert len(told) == 2
     assert iterations == pytest.approx(60 / 0.04, rel=0.06)
-    assert planned_iterations(TrainingSettings(iterations=7), plan, CPU, cases) == 7
+    assert planned_length(TrainingSettings(iterations=7), plan, CPU, cases).iterations == 7
 
 
 @pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 5), (60.0, 3)])
@@ -211,19 +211,75 @@ def test_a_rare_kind_of_step_is_timed_once_where_steps_are_slow(cases, monkeypat
     asked = {}
     monkeypatch.setattr(budget, "_step_seconds", lambda trainer, fraction, fewest, told: asked.setdefault(fewest, 1.0))
     settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.1"])
-    planned_iterations(settings, tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),)), CPU, cases)
+    planned_length(settings, tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),)), CPU, cases)
     assert asked == {1: 1.0, 2: 1.0}
+
+
+@pytest.fixture
+def seconds_as_told(monkeypatch):
+    """Every step takes 20 ms, and the prediction of a voxel 1 ms."""
+    monkeypatch.setattr(budget, "_step_seconds", lambda *told: 0.02)
+    monkeypatch.setattr(budget, "_seconds_a_voxel", lambda *told: 0.001)
+
+
+def a_length(cases, looks, minutes=1.0, **options):
+    plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
+    return planned_length(TrainingSettings(method="partial", minutes=minutes), plan, CPU, cases, looks=looks, **options)
+
+
+def test_looks_take_their_part_of_the_minutes(cases, seconds_as_told):
+    found = a_length(cases, {"validations": Look(10, 500), "pieces": Look(5, 1000), "none": Look(0, 1000)})
+    assert found.looks == {"validations": 10, "pieces": 5, "none": 0}
+    assert found.iterations == pytest.approx((60 - 10 * 0.5 - 5 * 1.0) / 0.02, rel=0.05)
+
+
+def test_there_are_fewer_looks_where_they_would_take_more_than_a_quarter(cases, seconds_as_told):
+    found = a_length(cases, {"validations": Look(10, 5000), "pieces": Look(1, 10_000)})
+    assert found.looks == {"validations": 2, "pieces": 1}
+    assert found.iterations == pytest.approx((60 - 2 * 5 - 10) / 0.02, rel=0.05)
+    plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
+    counted = planned_length(TrainingSettings(iterations=7), plan, CPU, cases, looks={"pieces": Look(10, 10**9)})
+    assert (counted.iterations, counted.looks) == (7, {"pieces": 10})
+
+
+@pytest.mark.parametrize(("preparation", "left"), [(20, 40), (59, 30)])
+def test_preparation_counts_but_leaves_half_of_the_minutes(cases, seconds_as_told, preparation, left):
+    found = a_length(cases, {}, begun=budget.time.monotonic() - preparation)
+    assert found.iterations == pytest.approx(left / 0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 2.0])
+def test_of_a_long_prediction_a_part_is_timed(cases, monkeypatch, seconds):
+    clock, windows = [0.0], []
+    monkeypatch.setattr(budget.time, "monotonic", lambda: clock[0])
+
+    class SlowPredictor:
+        def __init__(self, *parts):
+            pass
+
+        def on_plan_grid(self, image, on_window):
+            for window in range(10):
+                clock[0] += seconds + 0.3 * (not windows)  # the first one warms up
+                windows.append(window)
+                on_window((window + 1) / 10)
+
+    monkeypatch.setattr(budget, "Predictor", SlowPredictor)
+    trainer = Trainer(TrainingSettings(), tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),)), CPU, cases, 10)
+    image = cases[0].image
+    found = budget._seconds_a_voxel(trainer, image, lambda *told: None)
+    assert found * image.numel() == pytest.approx(10 * seconds, rel=0.2)
+    assert len(windows) == (20 if seconds < 1 else 1)
 
 
 def test_measuring_can_be_stopped_and_changes_nothing_in_the_training(cases):
     plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
     told = []
     settings = TrainingSettings(method="partial", minutes=0.05)
-    assert planned_iterations(settings, plan, CPU, cases, lambda fraction, text: told.append(fraction)) >= 50
-    assert len(told) > 10  # once a step
+    assert planned_length(settings, plan, CPU, cases, lambda fraction, text: told.append(fraction)).iterations >= 50
+    assert len(told) >= 3  # once a step; of slow steps three are enough
 
     def stop(fraction, text):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        planned_iterations(settings, plan, CPU, cases, stop)
+        planned_length(settings, plan, CPU, cases, stop)

@@ -18,7 +18,8 @@ from scripted_session import Script, ScriptedSession, sending
 from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
-from SemiSupSegLib.learning import training, training_data
+from SemiSupSegLib.learning import looks, training, training_data
+from SemiSupSegLib.learning.budget import Length
 from SemiSupSegLib.learning.held_out_strokes import HeldOutStrokes
 from SemiSupSegLib.learning.local_session import LocalSession
 from SemiSupSegLib.learning.methods import METHODS
@@ -26,7 +27,7 @@ from SemiSupSegLib.learning.plan import Plan
 from SemiSupSegLib.learning.prediction import load_network
 from SemiSupSegLib.learning.session import StopReason
 from SemiSupSegLib.learning.trainer import Trainer
-from SemiSupSegLib.learning.validation import Validation, dice_on_annotated
+from SemiSupSegLib.learning.validation import dice_on_annotated, is_due
 from SemiSupSegLib.learning.worker import TASKS, run
 from SemiSupSegLib.models import Model
 from SemiSupSegLib.phantom import SCHEMA, make_phantom_cohort
@@ -170,11 +171,11 @@ def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume
         assert predict(cases[0].image).shape == cases[0].annotation.shape
         return (2,)
 
-    monkeypatch.setattr(training, "classes_that_strokes_show_as_one_piece", look)
+    monkeypatch.setattr(looks, "classes_that_strokes_show_as_one_piece", look)
     folder = new_run(tmp_path, cohort, "method=sp3", "validations=0")
     assert work(folder, {5: sending("cancel")})[0] == 3
     assert Model.load(folder.path).largest_component == (2,)
-    monkeypatch.setattr(training.TrainingRun, "_pieces_are_due", lambda run: False)  # the checkpoint alone knows
+    monkeypatch.setattr(looks.Looks, "_look_at_pieces", lambda looks: None)  # the checkpoint alone knows
     assert work(folder)[0] == 0
     assert Model.load(folder.path).largest_component == (2,)
 
@@ -182,7 +183,7 @@ def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume
 def test_accepted_proposals_are_no_strokes_that_show_what_is_one_piece(cohort, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        training, "classes_that_strokes_show_as_one_piece", lambda cases, *rest: seen.append(list(cases)) or ()
+        looks, "classes_that_strokes_show_as_one_piece", lambda cases, *rest: seen.append(list(cases)) or ()
     )
     case = cohort.case("phantom_01")
     strokes = cohort.read_scribble(case)
@@ -201,19 +202,19 @@ def test_accepted_proposals_are_no_strokes_that_show_what_is_one_piece(cohort, t
 
 
 def test_a_look_that_a_stop_cut_short_is_taken_after_the_resume(cohort, tmp_path, monkeypatch):
-    stopping, looks = [], []
+    stopping, taken = [], []
 
     def look(cases, predict, n_classes):
         if stopping:
             stopping.pop().request_stop(StopReason.CANCEL)
         predict(cases[0].image)
-        looks.append(cases)
-        return (2,) if len(looks) == ITERATIONS else ()
+        taken.append(cases)
+        return (2,) if len(taken) == ITERATIONS else ()
 
-    monkeypatch.setattr(training, "classes_that_strokes_show_as_one_piece", look)
+    monkeypatch.setattr(looks, "classes_that_strokes_show_as_one_piece", look)
     folder = new_run(tmp_path, cohort, "method=sp3")
     assert work(folder, {ITERATIONS - 1: stopping.append})[0] == 3
-    assert len(looks) == ITERATIONS - 1
+    assert len(taken) == ITERATIONS - 1
     assert [iteration for iteration, _ in folder.metrics()["validation dice teacher"]] == [ITERATIONS // 2]
     assert work(folder)[0] == 0
     assert Model.load(folder.path).largest_component == (2,)
@@ -297,7 +298,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(finished, cohort, tm
 
 def test_minutes_become_iterations_once(cohort, tmp_path, monkeypatch):
     counted = []
-    monkeypatch.setattr(training, "planned_iterations", lambda *arguments: counted.append(1) or 6)
+    monkeypatch.setattr(
+        training, "planned_length", lambda *arguments, looks, begun: counted.append(1) or Length(6, {"validations": 3})
+    )
     settings = [each for each in TINY if not each.startswith("iterations")]
     wishes = TrainingSettings().with_overrides(["method=partial", *settings, "minutes=1"])
     request = RunRequest("train", cohort=str(cohort.path), settings=wishes.to_json(), exclusive=False)
@@ -307,6 +310,7 @@ def test_minutes_become_iterations_once(cohort, tmp_path, monkeypatch):
     assert work(folder)[0] == 0
     assert len(counted) == 1
     assert Model.load(folder.path).summary["iterations"] == 6
+    assert [iteration for iteration, _ in folder.metrics()["validation dice teacher"]] == [2, 4, 6]
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -709,14 +713,11 @@ def test_a_cohort_that_only_tests_has_nothing_to_train(tmp_path):
 
 @pytest.mark.parametrize(("iterations", "times"), [(7, 3), (8, 2), (10, 10), (5, 9), (1000, 7), (49, 49)])
 def test_validations_are_spread_evenly_and_the_last_is_at_the_end(iterations, times):
-    data = SimpleNamespace(validation=[object()], held_out=None)
-    validation = Validation(data, times)
-    due = [iteration for iteration in range(1, iterations + 1) if validation.is_due(iteration, iterations)]
+    due = [iteration for iteration in range(1, iterations + 1) if is_due(iteration, iterations, times)]
     assert len(due) == min(times, iterations)
     assert due[-1] == iterations
     assert np.ptp(np.diff([0, *due])) <= 1
-    data.validation = []
-    assert not validation.is_due(iterations, iterations)
+    assert not is_due(iterations, iterations, 0)
 
 
 def test_dice_counts_annotated_voxels_and_shown_classes_only():
