@@ -117,13 +117,15 @@ class SlidingWindow:
         groups = [starts[axis][first : first + rows_at_once] for first in range(0, len(starts[axis]), rows_at_once)]
         thickness = max(group[-1] - group[0] for group in groups) + self.window[axis]
         sums = _RunningSums(self, axis, region, thickness, lead, image.device)
+        flips = [axes for n in range(len(self.mirror_axes) + 1) for axes in itertools.combinations(self.mirror_axes, n)]
         done, count = 0, math.prod(map(len, starts))
         for group, following in itertools.zip_longest(groups, groups[1:]):
             corners = list(itertools.product(*(group if other == axis else each for other, each in enumerate(starts))))
             for chosen in _even_batches(corners, self.batch_size):
                 boxes = [_box(corner, self.window) for corner in chosen]
-                for box, each in zip(boxes, self._predict(torch.stack([padded[box] for box in boxes])), strict=True):
-                    sums.add(box, each)
+                patches = torch.stack([padded[box] for box in boxes])
+                for axes in flips:
+                    self._add(sums, boxes, patches, axes, 1 / len(flips))
                 done += len(boxes)
                 on_window(done / count)
             stop = region[axis].stop if following is None else following[0]
@@ -135,22 +137,20 @@ class SlidingWindow:
         """About how many numbers `slabs` holds for an image or region of a shape."""
         return (self.n_classes + 1) * min(shape[axis], self.window[axis]) * (math.prod(shape) // shape[axis])
 
-    def _predict(self, patches: Tensor) -> Tensor:
-        """``(B, C, k, j, i)`` from ``(B, k, j, i)``."""
-        flips = [axes for n in range(len(self.mirror_axes) + 1) for axes in itertools.combinations(self.mirror_axes, n)]
-        total = self._predict_mirrored(patches, flips[0])
-        for axes in flips[1:]:
-            total += self._predict_mirrored(patches, axes)
-        return total.div_(len(flips)) if len(flips) > 1 else total
+    def _add(
+        self, sums: _RunningSums, boxes: Sequence[Box], patches: Tensor, axes: Sequence[int], share: float
+    ) -> None:
+        """Add what the network says of patches ``(B, k, j, i)`` that are mirrored along array axes.
 
-    def _predict_mirrored(self, patches: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """The same, computed on patches mirrored along array axes."""
-        mirrored = patches.flip([axis + 1 for axis in axes]) if axes else patches
-        flat = mirrored.shape[1] == 1
-        inputs = mirrored.unsqueeze(1)
+        Of many classes a batch's logits are the largest thing there is, so probabilities are made window by window, and
+        nothing of a batch is left when the network sees the next one.
+        """
+        inputs = patches.flip([axis + 1 for axis in axes]).unsqueeze(1) if axes else patches.unsqueeze(1)
+        flat = inputs.shape[2] == 1
         logits = self.network(inputs.squeeze(2)).unsqueeze(2) if flat else self.network(inputs)
-        probabilities = torch.softmax(logits.float(), dim=1)
-        return probabilities.flip([axis + 2 for axis in axes]) if axes else probabilities
+        for box, each in zip(boxes, logits, strict=True):
+            probabilities = torch.softmax(each.float(), dim=0)
+            sums.add(box, probabilities.flip([axis + 1 for axis in axes]) if axes else probabilities, share)
 
 
 class _RunningSums:
@@ -183,8 +183,8 @@ class _RunningSums:
         self.start = region[axis].start
         self.kept = 0  # slices of the lead that are there already
 
-    def add(self, box: Box, probabilities: Tensor) -> None:
-        """Add what a window at a box of the padded image says of the region, ``(C, k, j, i)``."""
+    def add(self, box: Box, probabilities: Tensor, share: float) -> None:
+        """Add what a window at a box of the padded image says of the region, ``(C, k, j, i)``, as a share of it all."""
         ours, theirs = [], []
         for axis, (part, whole) in enumerate(zip(box, self.region, strict=True)):
             low, high = max(part.start, whole.start), min(part.stop, whole.stop)
@@ -192,8 +192,8 @@ class _RunningSums:
             ours.append(slice(low - first, high - first))
             theirs.append(slice(low - part.start, high - part.start))
         blend = self.blend[tuple(theirs)]
-        self.total[(slice(None), *ours)].addcmul_(probabilities[(slice(None), *theirs)], blend)
-        self.weight[tuple(ours)] += blend
+        self.total[(slice(None), *ours)].addcmul_(probabilities[(slice(None), *theirs)], blend, value=share)
+        self.weight[tuple(ours)].add_(blend, alpha=share)
 
     def finished(self, stop: int) -> Slab:
         """The slices before one of the padded image that no window reaches any more, and the lead."""
