@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cache_cleaning import mark_as_used
 from .connectivity import connect
 from .errors import ErrorCode, SemiSupSegError, SettingsError, VolumeError
 from .files import explained, replace_atomically, temporary_beside
@@ -337,6 +338,8 @@ def cached_superpixels(
             save_superpixels(path, ids)
         except SemiSupSegError as error:
             _log.warning("The superpixels aren't kept for the next time. %s", error)
+    else:
+        mark_as_used(path)
     return ids
 
 

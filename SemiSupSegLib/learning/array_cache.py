@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cache_cleaning import mark_as_used
 from ..cohort import Cohort
 from ..errors import SemiSupSegError
 from ..files import explained, free_disk_bytes, replace_atomically, temporary_beside
@@ -75,6 +76,8 @@ class ArrayCache:
             array = make()
             with contextlib.suppress(SemiSupSegError, OSError):
                 self._keep(path, array, group)
+        else:
+            mark_as_used(path)
         return array
 
     def _keep(self, path: Path, array: np.ndarray, group: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..cache_cleaning import clean_cache
 from ..cohort import Cohort
 from ..errors import ErrorCode, SemiSupSegError, SettingsError
 from ..files import delete_temporaries
@@ -107,6 +108,8 @@ class TrainingRun:
                     on_progress=self._preparing, warn=self.session.warn,
                 )  # fmt: skip
             self.check_agreement()
+            if self.processes.is_leader:
+                clean_cache(self.data.cache.folder)
             if self._is_to_stop():
                 return Outcome()
             if self.iterations is None:

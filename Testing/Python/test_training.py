@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,19 @@ def test_a_finished_run_that_is_started_again_stays_what_it_is(cohort, tmp_path)
     assert work(folder)[0] == 0
     after = weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_cleans_the_cache_of_what_nobody_uses(tmp_path):
+    cohort = make_phantom_cohort(tmp_path / "c", n_cases=2, shape=(12, 24, 24), n_scribbled=1, n_test=0)
+    folder = tmp_path / "c" / ".semisupseg-cache"
+    folder.mkdir()
+    for name in ("image-removed.npy", ".tmp-1-dead"):
+        (folder / name).write_bytes(b"old")
+        os.utime(folder / name, (0, 0))
+    run_folder = new_run(tmp_path, cohort, "iterations=1", "validations=0")
+    assert work(run_folder)[0] == 0
+    assert all(each.name.endswith(".npy") and each.name != "image-removed.npy" for each in folder.iterdir())
+    assert len(list(folder.iterdir())) > 1
 
 
 def test_a_warm_start_begins_with_an_earlier_model(cohort, tmp_path, finished):
