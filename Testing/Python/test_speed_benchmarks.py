@@ -151,6 +151,16 @@ def test_rows_of_other_areas_stay(fake_areas, tmp_path):
         command.main(["--quick", "--json", str(out), "--only", "fake"])
 
 
+def test_only_rows_that_are_asked_for_are_measured_and_others_stay(fake_areas, tmp_path):
+    out = tmp_path / "speed.json"
+    command.main(["--tiny", "--json", str(out), "--only", "fake"])
+    before = json.loads(out.read_text())["rows"]
+    command.main(["--tiny", "--json", str(out), "--only", "fake", "--rows", "sum / numpy"])
+    after = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in after] == ["search", "sum", "product"]  # what failed is always told
+    assert after[0] == before[2]
+
+
 def test_sizes_follow_the_options():
     assert [Options(**each).pick(3, 2, 1) for each in ({}, {"quick": True}, {"tiny": True})] == [3, 2, 1]
 
@@ -178,6 +188,24 @@ def test_report_becomes_a_table_between_the_marks_and_nothing_else_changes():
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
     assert report.updated(once, REPORT) == once
+
+
+def test_figures_of_a_newer_report_take_the_place_of_older_ones():
+    product = Row("product", "numpy", ours=1.0, theirs=3.0).to_json()
+    failed = Row("sum", "numpy", error="no such file").to_json()
+    row = Row("root", "numpy", ours=1.0, theirs=5.0).to_json()
+    rows = [
+        {"area": "sums", "size": size, **each} for size, each in (("full", product), ("full", failed), ("quick", row))
+    ]
+    merged = report.merged(REPORT, {**REPORT, "date": "2026-01-03", "rows": rows})
+    assert [each["name"] for each in merged["rows"]] == ["sum", "product", "search", "sum / numbers", "root"]
+    assert merged["rows"][0] == REPORT["rows"][0]
+    assert merged["rows"][1] == rows[0]
+    assert "| root (quick) | numpy | 1 s | 5 s | 5 |" in report.section(merged)
+    assert "| product | numpy | 1 s | 3 s | 3 |" in report.section(merged)
+    assert merged["date"] == "2026-01-03"
+    with pytest.raises(SystemExit, match="another device"):
+        report.merged(REPORT, {**REPORT, "device": "slide rule"})
 
 
 def test_readme_shows_what_was_stored():

@@ -35,7 +35,8 @@ def rows(options: Options) -> Iterator[Row]:
     for kind, shape in (("small", small), *options.pick([("larger", large)], [], [])):
         size = "x".join(map(str, shape))
         name = f"prediction of {n_scans} {kind} scans, {size}"
-        yield attempt(name, _PEER, partial(_row, options, name, n_scans, shape, kind == "small"))
+        if options.wants(name, _PEER):
+            yield attempt(name, _PEER, partial(_row, options, name, n_scans, shape, kind == "small"))
 
 
 def _row(options: Options, name: str, n_scans: int, shape: tuple[int, int, int], is_small: bool) -> Row:

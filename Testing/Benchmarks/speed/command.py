@@ -7,7 +7,7 @@ import datetime
 import importlib
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,15 @@ AREAS = {
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and store; 1 if a row failed or its results differ."""
     parsed = _parse(arguments)
-    options = Options(parsed.quick, parsed.tiny, parsed.threads, parsed.device, parsed.seed, parsed.data, parsed.peers)
+    options = Options(parsed.quick, parsed.tiny, parsed.threads, parsed.device, parsed.seed, parsed.data, parsed.peers,
+                      tuple(parsed.rows))  # fmt: skip
     report = _begun(parsed.json, options, parsed.only)
     print(f"{report['device']}, {report['threads']} of {report['cores']} cores, seed {report['seed']}\n\n{HEADER}")
     measured = []
     for area, row in _measured(parsed.only, options):
         measured.append(row)
-        report["rows"].append({"area": area, **row.to_json(), "date": _today()})
+        stored = {"area": area, **row.to_json(), "date": _today(), "size": report["size"]}
+        report["rows"] = [each for each in report["rows"] if key(each) != key(stored)] + [stored]
         write_json_atomically(parsed.json, report)
         print(line(row), flush=True)
     print(f"\n{summary(measured)}")
@@ -68,7 +70,13 @@ def _measured(areas: Sequence[str], options: Options) -> Iterator[tuple[str, Row
 
 def _send_rows(sender, module: str, options: Options) -> None:
     for row in importlib.import_module(module).rows(options):
-        sender.send(row)
+        if row.error or options.wants(row.name, row.peer):
+            sender.send(row)
+
+
+def key(stored: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a stored row is about."""
+    return stored["area"], stored["name"], stored["peer"]
 
 
 HEADER = f"{'':<50}{'ours':>11}{'theirs':>11}{'':4}{'ratio':>8}{'aim':>7}  equal  peer"
@@ -101,7 +109,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _begun(path: Path, options: Options, areas: Sequence[str]) -> dict[str, Any]:
-    """The report to add rows to: what is stored already of other areas stays, if it was measured alike."""
+    """The report to add rows to: what is stored already and not measured now stays, if it was measured alike."""
     report = {
         "device": device_name(options.device),
         "processor": processor(),
@@ -117,7 +125,9 @@ def _begun(path: Path, options: Options, areas: Sequence[str]) -> dict[str, Any]
         stored = read_json(path, "a report of speeds")
         alike = ("device", "processor", "cores", "threads", "size", "seed")
         if all(stored.get(each) == report[each] for each in alike):
-            report["rows"] = [row for row in stored["rows"] if row["area"] not in areas]
+            report["rows"] = [
+                row for row in stored["rows"] if row["area"] not in areas or not options.wants(row["name"], row["peer"])
+            ]
         else:
             raise SystemExit(f"{path} was measured on another machine or with other options: give another --json")
     return report
@@ -138,6 +148,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="where the rows are stored, one by one")
     parser.add_argument("--only", nargs="+", choices=AREAS, default=list(AREAS), metavar="NAME",
                         help="these areas; rows of others that OUT holds stay")  # fmt: skip
+    parser.add_argument("--rows", nargs="+", default=[], metavar="TEXT",
+                        help="only rows in whose 'name / peer' one of these texts occurs")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="smaller inputs: minutes instead of an hour")
     parser.add_argument("--tiny", action="store_true", help="inputs for tests; the figures mean nothing")
     parser.add_argument("--threads", type=int, default=cores(), help="of both sides; all cores unless given")

@@ -31,11 +31,16 @@ def rows(options: Options) -> Iterator[Row]:
         "faiss, means": ("means", None),
     }
     for peer, (form, aim) in peers.items():
+        if not options.wants(name, peer):
+            continue
         yield from attempt_all(name, peer, lambda: _time(name, peer, form, size, options, aim), aim=aim)  # noqa: B023
-    yield attempt(f"{name}, gradient", "all similarities", lambda: _gradient(f"{name}, gradient", size, options))
+    if options.wants(f"{name}, gradient", "all similarities"):
+        yield attempt(f"{name}, gradient", "all similarities", lambda: _gradient(f"{name}, gradient", size, options))
     own: list[int] = []
     for peer, (form, aim) in peers.items():
         aim = aim and _MEMORY_AIM
+        if not options.wants(f"{name}, memory", peer):
+            continue
         yield attempt(
             f"{name}, memory", peer, lambda: _memory(f"{name}, memory", peer, form, size, options, aim, own), aim=aim  # noqa: B023
         )  # fmt: skip

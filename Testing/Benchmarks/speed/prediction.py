@@ -22,6 +22,7 @@ from .rows import Options, Row, attempt, require
 from .scans import ct_sized
 
 _PEER = "MONAI sliding_window_inference"
+_NAME, _LIMIT = "sliding window, ", "the limit"
 _OVERLAP = 0.5
 _MONAI_BATCH = 4  # of its tutorials; there is no default
 _STRUCTURES = 3  # the largest ones of the scan are classes, the others background
@@ -41,25 +42,22 @@ class _Task:
 
 def rows(options: Options) -> Iterator[Row]:
     """In float32, in bfloat16, at equal precision; and the memory of a whole prediction."""
+    pairs: list[tuple[str, str, float, Callable, Callable]] = [
+        ("float32", _PEER, 1.3, _check_probabilities, _defaults),
+        ("bfloat16", f"{_PEER} in float32", 3.0, _check_labels, _defaults),
+        ("bfloat16", f"{_PEER} in bfloat16, channels last", 1.0, _check_labels, _at_our_precision),
+    ]
+    wanted = [pair for pair in pairs if options.wants(_NAME + pair[0], pair[1])]
     with tempfile.TemporaryDirectory() as folder:
-        task = _prepared(options, Path(folder))
-        pairs: list[tuple[str, str, float, Callable, Callable]] = [
-            ("float32", _PEER, 1.3, _check_probabilities, _defaults),
-            ("bfloat16", f"{_PEER} in float32", 3.0, partial(_check_labels, task), _defaults),
-            ("bfloat16", f"{_PEER} in bfloat16, channels last", 1.0, partial(_check_labels, task), _at_our_precision),
-        ]
-        for precision, peer, aim, check, theirs in pairs:
-            name = f"sliding window, {precision}"
+        task = _prepared(options, Path(folder)) if wanted else None
+        for precision, peer, aim, check, theirs in wanted:
+            name = _NAME + precision
             yield attempt(name, peer, partial(_compared, task, name, precision, peer, aim, check, theirs), aim=aim)
     for n_classes, probability in ((2, False), (40, False), (5, True)):
-        yield _memory_row(options, n_classes, probability)
-
-
-def _memory_row(options: Options, n_classes: int, probability: bool) -> Row:
-    limit = n_classes + 2 if probability else _COPIES
-    name = f"memory of a prediction, {n_classes} classes{', probabilities' if probability else ''}"
-    peer = "the limit"
-    return attempt(name, peer, partial(_memory, options, n_classes, probability, name, peer, float(limit)), aim=1.0)
+        name = f"memory of a prediction, {n_classes} classes{', probabilities' if probability else ''}"
+        limit = float(n_classes + 2 if probability else _COPIES)
+        if options.wants(name, _LIMIT):
+            yield attempt(name, _LIMIT, partial(_memory, options, n_classes, probability, name, limit), aim=1.0)
 
 
 def _compared(task: _Task, name: str, precision: str, peer: str, aim: float, check: Callable, theirs: Callable) -> Row:
@@ -71,12 +69,12 @@ def _compared(task: _Task, name: str, precision: str, peer: str, aim: float, che
         def equal(*_: object) -> tuple[bool, str]:
             our_work()
             their_work()
-            return check(our_work.result(), their_work.result())
+            return check(task, our_work.result(), their_work.result())
 
         return side_by_side(name, peer, our_work, their_work, check=equal, aim=aim, note=f"{sizes} (k, j, i)")
 
 
-def _check_probabilities(ours: str, theirs: str) -> tuple[bool, str]:
+def _check_probabilities(task: _Task, ours: str, theirs: str) -> tuple[bool, str]:
     difference = np.abs(np.load(ours, mmap_mode="r") - np.load(theirs, mmap_mode="r")).max()
     return bool(difference <= 1e-4), f"probabilities differ by {difference:.1g} at most"
 
@@ -246,14 +244,14 @@ def _largest_structures(labels: np.ndarray) -> np.ndarray:
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def _memory(options: Options, n_classes: int, probability: bool, name: str, peer: str, limit: float) -> Row:
+def _memory(options: Options, n_classes: int, probability: bool, name: str, limit: float) -> Row:
     shape = (32, 64, 64) if options.tiny else (200, 512, 512)
     window = (8, 16, 16) if options.tiny else (40, 64, 64)
     n_bytes = peak_memory(_whole_prediction, shape, window, n_classes, probability, options.threads)
     copies = n_bytes / (4 * int(np.prod(shape)))
     size = "x".join(map(str, shape))
     note = f"float32 copies of {size} voxels beside the int16 image itself, the network's own maps included"
-    return Row(name, peer, copies, limit, unit="x", aim=1.0, note=note)
+    return Row(name, _LIMIT, copies, limit, unit="x", aim=1.0, note=note)
 
 
 def _whole_prediction(

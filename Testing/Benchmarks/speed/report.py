@@ -1,6 +1,7 @@
 """``python -m Testing.Benchmarks speed-report RESULT.json``: stored rows as a Markdown table and as one picture.
 
-With ``--readme`` the table is written between the marks in that file, with ``--plot`` the picture is drawn.
+With ``--readme`` the table is written between the marks in that file, with ``--plot`` the picture is drawn, with
+``--add`` rows of further results are put into the first one, in the place of older ones.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from SemiSupSegLib.files import read_json
+from SemiSupSegLib.files import read_json, write_json_atomically
 
+from .command import key
 from .rows import Row
 
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
@@ -24,8 +26,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("result", type=Path, help="what the command speed has stored")
     parser.add_argument("--readme", type=Path, help="Markdown file with the marks")
     parser.add_argument("--plot", type=Path, help="picture: all ratios, and what grows with what")
+    parser.add_argument(
+        "--add", type=Path, nargs="+", default=[], metavar="MORE.json", help="put their rows into RESULT"
+    )
     options = parser.parse_args(arguments)
     report = read_json(options.result, "a report of speeds")
+    for path in options.add:
+        report = merged(report, read_json(path, "a report of speeds"))
+        write_json_atomically(options.result, report)
     print(section(report))
     if options.readme:
         text = options.readme.read_text(encoding="utf-8")
@@ -33,6 +41,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot:
         plot(report, options.plot)
     return 0
+
+
+def merged(report: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with the figures of a newer one; rows that failed there, or weren't measured, change nothing."""
+    unlike = [each for each in ("device", "processor", "cores", "threads") if report.get(each) != newer.get(each)]
+    if unlike:
+        raise SystemExit(f"The results were measured with another {' and another '.join(unlike)}.")
+    found = {key(row): row for row in newer["rows"] if row["ratio"] is not None}
+    rows = [found.pop(key(row), row) for row in report["rows"]]
+    return {**report, "date": newer["date"], "versions": newer["versions"], "rows": [*rows, *found.values()]}
 
 
 def updated(text: str, report: Mapping[str, Any]) -> str:
@@ -52,7 +70,7 @@ def section(report: Mapping[str, Any]) -> str:
     ]
     for stored in report["rows"]:
         if stored["area"] != _SCALING:
-            lines.append(_line(row_of(stored)))
+            lines.append(_line(row_of(stored), stored.get("size", report["size"]), report["size"]))
     return "\n".join(lines)
 
 
@@ -61,14 +79,15 @@ def row_of(stored: Mapping[str, Any]) -> Row:
     return Row(**{key: value for key, value in stored.items() if key in Row.__dataclass_fields__})
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, size: str, usual_size: str) -> str:
     ratio = "–" if row.ratio is None else _digits(row.ratio)
     aims = [] if row.aim is None else [f"{row.aim:g}"]
     aims += [] if row.limit is None else [f"under {_cost(row.limit, row.unit)}"]
     equal = "failed" if row.error else {None: "–", True: "yes", False: "**no**"}[row.equal]
     if row.reaches_aim:
         ratio = f"**{ratio}**"
-    cells = (row.name, row.peer, _cost(row.ours, row.unit), _cost(row.theirs, row.unit), ratio, ", ".join(aims), equal)
+    name = row.name if size == usual_size else f"{row.name} ({size})"
+    cells = (name, row.peer, _cost(row.ours, row.unit), _cost(row.theirs, row.unit), ratio, ", ".join(aims), equal)
     return f"| {' | '.join(cells)} |"
 
 

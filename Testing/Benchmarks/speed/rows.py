@@ -34,6 +34,8 @@ class Options:
         Folder of the data sets (see ``protocols.py``), for rows on real scans.
     peers : pathlib.Path, optional
         Folder that holds check-outs of other projects' code, each under its repository's name.
+    rows : tuple of str
+        Only rows are wanted in whose ``name / peer`` one of these texts occurs; without any, all.
     """
 
     quick: bool = False
@@ -43,6 +45,11 @@ class Options:
     seed: int = 0
     data: Path | None = None
     peers: Path | None = None
+    rows: tuple[str, ...] = ()
+
+    def wants(self, name: str, peer: str = "") -> bool:
+        """Whether a row was asked for."""
+        return not self.rows or any(text in f"{name} / {peer}" for text in self.rows)
 
     def pick(self, full: T, quick: T, tiny: T) -> T:
         """The value for the size that was asked for."""

@@ -60,7 +60,9 @@ def rows(options: Options) -> Iterator[Row]:
     """All curves, one row each."""
     with threads(options.threads), tempfile.TemporaryDirectory() as folder:
         for curve in _curves(options, Path(folder)):
-            yield attempt(f"{curve.work} / {curve.against}", _PEER, curve.row, aim=AIM)
+            name = f"{curve.work} / {curve.against}"
+            if options.wants(name, _PEER):
+                yield attempt(name, _PEER, curve.row, aim=AIM)
 
 
 def _curves(options: Options, folder: Path) -> Iterator[Curve]:

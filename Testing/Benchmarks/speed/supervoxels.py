@@ -35,18 +35,23 @@ def rows(options: Options) -> Iterator[Row]:
             yield from attempt_all(
                 name,
                 "SLIC",
-                lambda: _rows(name, scan(options), edge, count, options),  # noqa: B023
+                lambda: _rows(name, scan, edge, count, options),  # noqa: B023
                 aim=AIM,
             )
 
 
-def _rows(name: str, scan: LabeledScan, edge: int, count: int, options: Options) -> list[Row]:
+def _rows(name: str, make_scan: Callable[[Options], LabeledScan], edge: int, count: int, options: Options) -> list[Row]:
+    forms = {"SimpleITK SLIC": _simpleitk}
+    if count == 1:  # scikit-image's knows no threads
+        forms["scikit-image slic"] = _scikit_image
+    forms = {peer: form for peer, form in forms.items() if options.wants(name, peer)}
+    if not forms:
+        return []
     settings = SuperpixelSettings(size_mm=float(edge))
+    scan = make_scan(options)
     low, high = np.percentile(scan.image, (0.5, 99.5))
     scaled = np.clip((scan.image.astype(np.float32) - low) / (high - low), 0, 1).astype(np.float32)
-    peers = {"SimpleITK SLIC": _simpleitk(scaled, edge, settings)}
-    if count == 1:  # scikit-image's knows no threads
-        peers["scikit-image slic"] = _scikit_image(scaled, edge, settings)
+    peers = {peer: form(scaled, edge, settings) for peer, form in forms.items()}
     ours = _ours(scan.image, settings, options.device)
     with threads(count), cores(count):
         return compare(
