@@ -15,9 +15,10 @@ from math import exp
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..labels import IGNORE
+from .case_losses import case_cross_entropy, case_dice, check_shapes, cross_entropy_of, mean_over_cases
+from .class_scores import entropy, log_softmax, softmax_entropy, winners
 from .masked_mean import MaskedMean, masked_mean
 
 __all__ = [
@@ -76,12 +77,12 @@ def partial_loss(
     MaskedMean
         Over the cases that have annotated voxels.
     """
-    _check_shapes(logits, target)
-    log_probabilities = _log_softmax(logits)
+    check_shapes(logits, target)
+    log_probabilities = log_softmax(logits)
     annotated = target != ignore
-    cross_entropy = _case_cross_entropy(log_probabilities, target, class_weight, 0.0, ignore)
-    dice = _case_dice(log_probabilities.exp(), target, annotated, smooth, present_only)
-    return _mean_over_cases(cross_entropy + dice, annotated)
+    cross_entropy = case_cross_entropy(log_probabilities, target, class_weight, 0.0, ignore)
+    dice = case_dice(log_probabilities.exp(), target, annotated, smooth, present_only)
+    return mean_over_cases(cross_entropy + dice, annotated)
 
 
 def partial_cross_entropy(
@@ -112,9 +113,9 @@ def partial_cross_entropy(
     MaskedMean
         Over the cases that have annotated voxels.
     """
-    _check_shapes(logits, target)
-    losses = _case_cross_entropy(_log_softmax(logits), target, weight, label_smoothing, ignore)
-    return _mean_over_cases(losses, target != ignore)
+    check_shapes(logits, target)
+    losses = case_cross_entropy(log_softmax(logits), target, weight, label_smoothing, ignore)
+    return mean_over_cases(losses, target != ignore)
 
 
 def partial_dice(
@@ -151,10 +152,10 @@ def partial_dice(
     MaskedMean
         Over the cases that have annotated voxels.
     """
-    _check_shapes(scores, target)
-    probabilities = scores.float() if are_probabilities else _log_softmax(scores).exp()
+    check_shapes(scores, target)
+    probabilities = scores.float() if are_probabilities else log_softmax(scores).exp()
     annotated = target != ignore
-    return _mean_over_cases(_case_dice(probabilities, target, annotated, smooth, present_only), annotated)
+    return mean_over_cases(case_dice(probabilities, target, annotated, smooth, present_only), annotated)
 
 
 def weighted_cross_entropy(
@@ -185,7 +186,7 @@ def weighted_cross_entropy(
     MaskedMean
         Over the weights.
     """
-    _check_shapes(logits, target, weight)
+    check_shapes(logits, target, weight)
     weight = weight.detach().float() * (target != ignore)
     losses = cross_entropy_map(logits, target, label_smoothing, ignore)
     return MaskedMean((weight * losses).sum(), weight.sum())
@@ -220,10 +221,10 @@ def weighted_dice(
     MaskedMean
         Over the cases that have weight.
     """
-    _check_shapes(probabilities, target, weight)
+    check_shapes(probabilities, target, weight)
     weight = weight.detach().float() * (target != ignore)
-    losses = _case_dice(probabilities.float(), target, weight, smooth, present_only)
-    return _mean_over_cases(losses, weight > 0)
+    losses = case_dice(probabilities.float(), target, weight, smooth, present_only)
+    return mean_over_cases(losses, weight > 0)
 
 
 def masked_soft_dice(
@@ -253,9 +254,9 @@ def masked_soft_dice(
     MaskedMean
         Over all cases.
     """
-    _check_shapes(probabilities, target, mask)
+    check_shapes(probabilities, target, mask)
     probabilities = probabilities.float()
-    losses = _case_dice(probabilities, target, mask, smooth, present_only, epsilon=_SGRS_EPSILON, count_predicted=True)
+    losses = case_dice(probabilities, target, mask, smooth, present_only, epsilon=_SGRS_EPSILON, count_predicted=True)
     return MaskedMean(losses.sum(), losses.new_tensor(float(len(losses))))
 
 
@@ -286,52 +287,8 @@ def consistency_mse(probabilities: Tensor, reference: Tensor, mask: Tensor | Non
 
 def cross_entropy_map(logits: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore: int = IGNORE) -> Tensor:
     """Cross-entropy of every voxel, ``(B, *spatial)`` float32, 0 where the label is `ignore`."""
-    _check_shapes(logits, target)
-    return _cross_entropy_map(_log_softmax(logits), target, label_smoothing, ignore)
-
-
-def softmax_entropy(logits: Tensor) -> Tensor:
-    """Entropy of the softmax of every voxel, in nats.
-
-    Embedding Matching averages it over dropout passes (the mean of entropies); UA-MT takes
-    `entropy` of the passes' mean probability, which is never smaller.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        ``(B, C, *spatial)``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, *spatial)`` float32 in [0, ln C].
-    """
-    log_probabilities = _log_softmax(logits)
-    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy over axis 1 of probabilities ``(B, C, ...)``, in nats; its gradient at 0 is infinite."""
-    return torch.special.entr(probabilities.float()).sum(dim=1)
-
-
-def winners(scores: Tensor, dim: int = 1) -> Tensor:
-    """Class of the highest score at every voxel, the first of several.
-
-    Parameters
-    ----------
-    scores : torch.Tensor
-        ``(B, C, *spatial)`` logits or probabilities.
-    dim : int
-        The classes' axis, where it is another.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, *spatial)`` int64.
-    """
-    # On CPUs torch's argmax over any but the last axis of memory takes 19 ms where max takes 1.3 (2x2x32x56x56).
-    return scores.max(dim=dim).indices
+    check_shapes(logits, target)
+    return cross_entropy_of(log_softmax(logits), target, label_smoothing, ignore)
 
 
 def ramp_sigmoid(t: float) -> float:
@@ -352,88 +309,3 @@ def ramp_sigmoid(t: float) -> float:
     0.2865
     """
     return exp(-5.0 * (1.0 - min(max(t, 0.0), 1.0)) ** 2)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return functional.log_softmax(logits.float(), dim=1)
-
-
-def _cross_entropy_map(log_probabilities: Tensor, target: Tensor, label_smoothing: float, ignore: int) -> Tensor:
-    losses = functional.nll_loss(log_probabilities, target.long(), ignore_index=ignore, reduction="none")
-    if not label_smoothing:
-        return losses
-    uniform = -log_probabilities.mean(dim=1) * (target != ignore)
-    return (1.0 - label_smoothing) * losses + label_smoothing * uniform
-
-
-def _case_cross_entropy(
-    log_probabilities: Tensor,
-    target: Tensor,
-    class_weight: Tensor | None,
-    label_smoothing: float,
-    ignore: int,
-) -> Tensor:
-    """``(B,)`` mean cross-entropies over each case's annotated voxels, 0 without any."""
-    losses = _cross_entropy_map(log_probabilities, target, label_smoothing, ignore)
-    weight = (target != ignore).float()
-    if class_weight is not None:
-        known = torch.where(target != ignore, target, 0).long()
-        weight = weight * class_weight.to(losses)[known]
-        losses = losses * weight
-    total = weight.flatten(1).sum(dim=1)
-    return losses.flatten(1).sum(dim=1) / torch.where(total > 0, total, 1.0)
-
-
-def _case_dice(
-    probabilities: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    smooth: float,
-    present_only: bool,
-    *,
-    epsilon: float = 0.0,
-    count_predicted: bool = False,
-) -> Tensor:
-    """``(B,)`` soft Dice losses over each case's voxels of positive weight, 0 without any.
-
-    Labels that are no class belong to none. The comparison with the classes is a bool map, a
-    quarter of the size of the probabilities, and reductions keep the result reproducible, which
-    scattered additions on a GPU are not.
-    """
-    n_classes = probabilities.shape[1]
-    classes = torch.arange(n_classes, device=target.device).view(-1, *(1,) * (target.ndim - 1))
-    weight = weight.float().unsqueeze(1)
-    truth = target.unsqueeze(1) == classes
-    weighted = probabilities * weight
-    # Products, because on CPUs torch's where takes 3.0 ms where they take 0.4 (2x2x48x64x64).
-    overlap = (weighted * truth).flatten(2).sum(dim=2)
-    true = (weight * truth).flatten(2).sum(dim=2)
-    predicted = weighted.flatten(2).sum(dim=2)
-    total = predicted + true + smooth + epsilon
-    losses = 1.0 - (2.0 * overlap + smooth) / torch.where(total > 0, total, 1.0)
-
-    counted = torch.ones_like(true)
-    if present_only:
-        present = true > 0
-        if count_predicted:
-            wins = (winners(probabilities).unsqueeze(1) == classes) & (weight > 0)
-            present = present | wins.flatten(2).any(dim=2)
-        counted = present.float()
-    mean = (losses * counted).sum(dim=1) / counted.sum(dim=1).clamp_min(1.0)
-    return torch.where(weight.flatten(1).any(dim=1), mean, mean * 0.0)
-
-
-def _mean_over_cases(losses: Tensor, annotated: Tensor) -> MaskedMean:
-    counts = annotated.flatten(1).any(dim=1)
-    return MaskedMean(torch.where(counts, losses, losses * 0.0).sum(), counts.sum().float())
-
-
-def _check_shapes(logits: Tensor, *maps: Tensor) -> None:
-    """Refuse what would broadcast silently: a wrong mask once trained one case with another's."""
-    wanted = (logits.shape[0], *logits.shape[2:])
-    for each in maps:
-        if tuple(each.shape) != wanted:
-            raise ValueError(
-                f"Labels, masks and weights must have shape {wanted} for predictions of shape "
-                f"{tuple(logits.shape)}, not {tuple(each.shape)}."
-            )

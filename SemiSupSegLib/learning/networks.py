@@ -84,14 +84,26 @@ def build_network(
     _check("n_classes", n_classes, n_classes >= 2, "at least 2, background included")
     _check("norm", norm, norm in NORMS, f"one of {', '.join(NORMS)}")
     _check("dropout", dropout, 0 <= dropout < 1, "at least 0 and below 1")
+    features, strides = _levels(kind, dimensions, features, pooling_strides)
+    plan = NetworkPlan(
+        dimensions=dimensions, in_channels=in_channels, n_classes=n_classes, features=features, strides=strides,
+        norm=norm, dropout=dropout, dropout_everywhere=dropout_everywhere, deep_supervision=deep_supervision,
+    )  # fmt: skip
+    return NETWORKS[kind](plan)
+
+
+def _levels(
+    kind: str, dimensions: int, features: tuple[int, ...] | int, strides: tuple[tuple[int, ...], ...] | None
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Features of each level and steps between them, completed and checked."""
     if isinstance(features, int):
-        n_levels = _DEFAULT_LEVELS if pooling_strides is None else len(pooling_strides) + 1
+        n_levels = _DEFAULT_LEVELS if strides is None else len(strides) + 1
         most = features * 2**n_levels if kind == "vnet" else _MOST_FEATURES[dimensions]
         features = tuple(min(features * 2**level, max(most, features)) for level in range(n_levels))
     features = tuple(features)
-    if pooling_strides is None:
-        pooling_strides = ((2,) * dimensions,) * (len(features) - 1)
-    strides = tuple(tuple(stride) for stride in pooling_strides)
+    if strides is None:
+        strides = ((2,) * dimensions,) * (len(features) - 1)
+    strides = tuple(tuple(stride) for stride in strides)
     _check("features", features, len(features) >= 2 and min(features) >= 1, "two or more numbers of at least 1")
     _check(
         "pooling_strides",
@@ -99,18 +111,7 @@ def build_network(
         len(strides) == len(features) - 1 and all(len(stride) == dimensions and min(stride) >= 1 for stride in strides),
         f"{len(features) - 1} steps (one fewer than levels) of {dimensions} numbers of at least 1",
     )
-    plan = NetworkPlan(
-        dimensions=dimensions,
-        in_channels=in_channels,
-        n_classes=n_classes,
-        features=features,
-        strides=strides,
-        norm=norm,
-        dropout=dropout,
-        dropout_everywhere=dropout_everywhere,
-        deep_supervision=deep_supervision,
-    )
-    return NETWORKS[kind](plan)
+    return features, strides
 
 
 def _check(name: str, value: object, holds: bool, wanted: str) -> None:

@@ -8,8 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from ..device_queue import DeviceQueue
@@ -19,7 +17,10 @@ from ..files import free_disk_bytes
 from ..processes import kill_descendants, own_group, this_process
 from ..runs import HEARTBEAT_SECONDS, RunFolder, State, Status
 from .line import LineReader, LineWriter
+from .outcome import Outcome, StopReason
 from .recorder import Recorder
+
+__all__ = ["OWNER_GRACE_SECONDS", "Outcome", "Session", "StopReason"]
 
 OWNER_GRACE_SECONDS = 20.0
 """How long a worker whose owner died may take to save a checkpoint, before it's ended whatever it does."""
@@ -32,41 +33,6 @@ _DISK_RESERVE_BYTES = 64 * 1024**2
 
 _KEEPER_SECONDS = 0.25
 """How often the keeper thread looks at commands in files and at what is due."""
-
-
-class StopReason(StrEnum):
-    """Why a run is to stop at the next opportunity, with a checkpoint."""
-
-    CANCEL = "cancel"
-    OWNER_DIED = "owner-died"
-
-    @property
-    def exit_code(self) -> int:
-        """Exit code of the worker."""
-        return 3 if self is StopReason.CANCEL else 4
-
-    @property
-    def sentence(self) -> str:
-        """The reason as it stands in status.json."""
-        if self is StopReason.CANCEL:
-            return "The run was cancelled."
-        return "The run stopped because the program that started it was closed."
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a task leaves.
-
-    Parameters
-    ----------
-    files : tuple of path
-        The files (or folders) of the result, for the manifest.
-    iteration : int
-        Finished iterations.
-    """
-
-    files: tuple[str | os.PathLike, ...] = ()
-    iteration: int = 0
 
 
 class Session:
