@@ -13,19 +13,20 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .death import explain_death
 from .errors import ErrorCode, RunError, SemiSupSegError
+from .event_source import EventSource, size_of
 from .events import Command, Event, decode_line, encode_command
 from .launch import BOOTSTRAP, launch
 from .processes import ProcessIdentity, end_tree, out_of_memory_kills, this_machine
 from .report import build_report
 from .runs import RunFolder, State, Status
-from .streams import FileLines, PipeLines
+from .worker_log import WorkerLog
 
 CANCEL_GRACE_SECONDS = 30.0
 """How long a cancelled worker may take to finish its step and save a checkpoint."""
@@ -38,10 +39,6 @@ _DEATH_GRACE_SECONDS = 2.0
 
 _START_SECONDS = 10.0
 """How long a worker that somebody else started may take until it says who it is."""
-
-_LOG_LINES = 200
-_STRAY_LOG_BYTES = 10 * 1024**2
-_WRITTEN_AT_ONCE = 65536
 
 _READING_SHARE = 0.5
 """Share of a poll's budget after which no further line is taken: the last one (up to 3 ms), what follows it, and a busy
@@ -88,13 +85,9 @@ class Runner:
         self._process: subprocess.Popen | None = None
         self._worker: ProcessIdentity | None = None
         self._group = 0
-        self._log_begin = 0
-        self._lines: PipeLines | None = None
-        self._file: FileLines | None = None
+        self._source = EventSource(folder.events_file)
+        self._log = WorkerLog(folder.log_file)
         self._unsent = b""
-        self._log: deque[str] = deque(maxlen=_LOG_LINES)
-        self._stray = bytearray()
-        self._stray_bytes = 0
         self._memory_kills: int | None = None
         self._iteration = 0
         self._error_event: Event | None = None
@@ -102,7 +95,6 @@ class Runner:
         self._awaited_until = 0.0
         self._detach_id = ""
         self._detach_begin = 0
-        self._known_up_to = b""
         self._was_cancelled = False
         self._escalation: deque[tuple[float, bool]] = deque()
         self._state: State | None = None
@@ -122,7 +114,7 @@ class Runner:
         runner = cls(folder)
         runner._adopt()
         runner._awaited_until = time.monotonic() + _START_SECONDS
-        runner._file = FileLines(folder.events_file, offset)
+        runner._source.read_file(offset)
         runner._memory_kills = out_of_memory_kills()
         return runner
 
@@ -136,24 +128,24 @@ class Runner:
         SemiSupSegError
             ``run-busy`` if a worker is at it already; ``packages-missing`` if the interpreter can't be started.
         """
-        if self._process is not None or self._file is not None:
+        if self._process is not None or self._source.has_begun:
             raise RunError("This run was started already.", "Make a new runner.", code=ErrorCode.RUN_BUSY)
         attached = self.folder.request().attached
         with self.folder.lock(seconds=0.2):
             self.folder.take_commands()  # what was meant for a worker that is dead now
             self.folder.write_status(Status(State.QUEUED))
-            begin = _size(self.folder.events_file)
+            begin = self._source.offset
         self._memory_kills = out_of_memory_kills()
-        self._log_begin = _size(self.folder.log_file)
+        self._log.start()
         command = [*self._python, "-u", str(self._bootstrap), str(self.folder.path)]
         self._process = launch(command, self.folder, attached=attached, environment=self._environment)
         self._group = 0 if sys.platform == "win32" else self._process.pid
         if attached:
-            self._lines = PipeLines(self._process.stdout)
+            self._source.read_pipe(self._process.stdout)
             if sys.platform != "win32":  # there a write of a few bytes to a pipe that a thread empties has to do
                 os.set_blocking(self._process.stdin.fileno(), False)
         else:
-            self._file = FileLines(self.folder.events_file, begin)
+            self._source.read_file(begin)
 
     # Listening ---------------------------------------------------------------------------------------------------
 
@@ -203,12 +195,12 @@ class Runner:
     @property
     def is_running(self) -> bool:
         """Whether there is a worker, as far as the last `poll` knows."""
-        return self._state is None and (self._process is not None or self._file is not None)
+        return self._state is None and (self._process is not None or self._source.has_begun)
 
     @property
     def is_attached(self) -> bool:
         """Whether the worker ends with this process."""
-        return self.is_running and self._lines is not None and not self._detach_id
+        return self.is_running and self._source.has_pipe and not self._detach_id
 
     @property
     def was_cancelled(self) -> bool:
@@ -238,12 +230,12 @@ class Runner:
     @property
     def offset(self) -> int:
         """Where a detached run's events were read up to, for a later `attach`."""
-        return self._file.offset if self._file is not None else _size(self.folder.events_file)
+        return self._source.offset
 
     @property
     def log_tail(self) -> str:
         """The last lines of the log."""
-        return self._log_since(0)
+        return self._log.tail()
 
     # Speaking ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +279,7 @@ class Runner:
         """Lets the worker go on when this process ends; from now on it's commanded, and soon read, through files."""
         if not self.is_attached:
             return
-        self._detach_begin = _size(self.folder.events_file)
+        self._detach_begin = size_of(self.folder.events_file)
         self._detach_id = self.send("detach")
         deadline = time.monotonic() + 2.0
         while self._unsent and time.monotonic() < deadline:
@@ -298,8 +290,7 @@ class Runner:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.stdin = None
-        if self._lines is not None:
-            self._lines.close()
+        self._source.close()
 
     def report(self, *, include_names: bool = False) -> str:
         """What to send to somebody who helps: outcome, settings, versions, the last of the log.
@@ -320,38 +311,21 @@ class Runner:
         that took 110 ms of a poll in a process with a million objects. So `poll` keeps it from looking meanwhile.
         """
         events: list[Event] = []
-        for line in self._incoming(deadline):
+        for line in self._source.lines(deadline):
             event = decode_line(line)
             if event is None:
-                self._keep_as_log(line)
+                self._log.keep(line, write=not self._source.is_in_file)
             elif event.name == "skipped":
-                self._file = FileLines(self.folder.events_file, event["begin"], event["end"])
+                self._source.read_between(event["begin"], event["end"])
             else:
                 self._note(event)
                 events.append(event)
-        self._write_stray()
+        self._log.flush()
         self._send_pending()
         self._escalate()
         if time.perf_counter() < deadline:
             self._look_for_death()
         return events
-
-    def _incoming(self, deadline: float) -> Iterator[bytes]:
-        """Lines of the pipe; where the worker skipped some, the missing ones from the file in their place."""
-        while time.perf_counter() < deadline:
-            source = self._file if self._file is not None else self._lines
-            line = source.next_line(deadline) if source is not None else None
-            if line is not None and self._known_up_to:
-                self._known_up_to = b"" if self._known_up_to in line else self._known_up_to
-            elif line is not None:
-                yield line
-            elif time.perf_counter() >= deadline:
-                return  # there may be more
-            elif self._file is not None and self._lines is not None:
-                self._file = None  # caught up
-            else:
-                self._known_up_to = b""
-                return
 
     def _note(self, event: Event) -> None:
         self._iteration = event.fields.get("iteration", self._iteration)
@@ -366,27 +340,8 @@ class Runner:
     def _leave_line(self) -> None:
         """Goes on in events.jsonl behind the answer to `detach`: the last that the worker said on the line."""
         self.close()
-        self._lines = None
-        self._file = FileLines(self.folder.events_file, self._detach_begin)
-        self._known_up_to = f'"id": "{self._detach_id}"'.encode()
+        self._source.leave_pipe(self._detach_begin, f'"id": "{self._detach_id}"'.encode())
         self._detach_id = ""
-
-    def _keep_as_log(self, line: bytes) -> None:
-        """Keeps what isn't an event: the last lines in memory, and a bounded amount in log.txt."""
-        text = line[:2000].decode("utf-8", "replace")
-        self._log.append(text)
-        if self._file is None and self._stray_bytes < _STRAY_LOG_BYTES:
-            self._stray_bytes += len(text) + 1
-            self._stray += text.encode() + b"\n"
-            if len(self._stray) >= _WRITTEN_AT_ONCE:
-                self._write_stray()
-
-    def _write_stray(self) -> None:
-        """Writes stray lines, many at once: opening the file takes longer than reading a line."""
-        if self._stray:
-            with contextlib.suppress(OSError), open(self.folder.log_file, "ab", buffering=0) as file:
-                file.write(self._stray)
-            self._stray.clear()
 
     def _send_pending(self) -> None:
         if not self._unsent or self._process is None or self._process.stdin is None:
@@ -420,8 +375,7 @@ class Runner:
         if self._dead_since is None:
             self._dead_since = now  # what it wrote between our last look and its death comes with the next poll
             return
-        everything_read = self._lines is None or self._lines.at_end
-        if everything_read or now - self._dead_since > _DEATH_GRACE_SECONDS:
+        if self._source.at_end or now - self._dead_since > _DEATH_GRACE_SECONDS:
             if self._group:
                 end_tree(0, self._group, kill=True)  # children that outlived their parents
             self._conclude()
@@ -458,7 +412,7 @@ class Runner:
             was_started=self._worker is not None,
             was_cancelled=self._was_cancelled,
             memory_kills_before=self._memory_kills,
-            log_tail=self._log_since(self._log_begin),
+            log_tail=self._log.tail(since_start=True),
             checkpoint=self.folder.last_checkpoint,
         )
         if self._error.code is ErrorCode.CANCELLED:
@@ -471,19 +425,3 @@ class Runner:
             # So that others needn't find out again; they could, so nobody waits for the disk.
             with contextlib.suppress(SemiSupSegError):
                 self.folder.write_status(replace(status, state=self._state, reason=self._error.message), durable=False)
-
-    def _log_since(self, begin: int) -> str:
-        try:
-            with open(self.folder.log_file, "rb") as file:
-                file.seek(max(begin, os.fstat(file.fileno()).st_size - 65536))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            text = "\n".join(self._log)
-        return "\n".join(text.splitlines()[-_LOG_LINES:])
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
