@@ -214,17 +214,23 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def openCohortOfScene(self) -> None:
         """Open the cohort that the scene names; where strokes differ from the cohort's files, ask which to keep."""
-        from SemiSupSegWidgets.ErrorBox import ask
+        from SemiSupSegWidgets.ErrorBox import choose
 
         with self.desk.attempt():
             if self.logic.isOpen and self.logic.project.is_busy:
                 self._rememberCohort()  # a run of the open cohort goes on; the scene's cohort can be opened afterwards
             elif self.logic.openCohortOfScene() is not None:
+                scene, cohort = _("Keep the scene's"), _("Keep the file's")
                 for node in self.logic.conflicts():
-                    question = _(
-                        "'{name}' differs from the cohort's file. Keep what the scene holds? (No keeps the file.)"
-                    ).format(name=node.GetName())
-                    self.logic.resolveConflict(node, "scene" if ask(question) else "cohort")
+                    keep = choose(
+                        _("'{name}' in the scene differs from the cohort's file.").format(name=node.GetName()),
+                        _("Somebody painted on one of them since the scene was saved. The other one is lost."),
+                        {cohort: "cohort", scene: "scene"},
+                        default=cohort,  # strokes go there by themselves, so it is mostly the newer one
+                        escape=cohort,
+                        inTests="scene",
+                    )
+                    self.logic.resolveConflict(node, keep)
         self.desk.panel("AnnotatePanel").followScene()
         self.desk.refresh(cards=True)
 
@@ -257,6 +263,7 @@ class SemiSupSegTest(ScriptedLoadableModuleTest):
             if road.canTrain():
                 road.train()
                 controls.interruptTraining()
+                controls.changeCohort()
                 road.predict()
                 controls.chooseOverlay()
                 controls.manageModels()

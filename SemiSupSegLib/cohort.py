@@ -5,138 +5,27 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from pathlib import Path
 
 import numpy as np
 
-from .class_values import AnnotationNote, OnProgress, find_classes, look_at, parse_values
+from .case import AnnotationFile, Case, Role, TrainingAnnotation, case_from_json, case_to_json
 from .errors import CohortError, ErrorCode, VolumeError
-from .file_pairing import FileSource, annotation_files, image_files, paired
-from .files import explained, is_file_name, read_json, write_json_atomically
+from .files import explained, read_json, write_json_atomically
 from .labels import IGNORE, LabelSchema
 from .segmentation_file import AnnotationKind, read_annotation
 from .volume import Geometry, Volume, read_geometry, read_volume, resample_labels
 
-__all__ = ["AnnotationFile", "Case", "Cohort", "Role", "create_cohort", "parse_values"]
+__all__ = ["AnnotationFile", "Case", "Cohort", "Role", "TrainingAnnotation"]
 
 SCHEMA_VERSION = 1
 """Version of ``cohort.json``."""
-
-TrainingAnnotation = Literal["auto", "dense", "scribbles", "dense only"]
-"""Which annotation a case trains with; see `Case.trains_with`."""
 
 # Files up to this size are hashed whole; of larger ones, evenly spaced samples.
 _HASHED_WHOLE = 16 * 1024**2
 _SAMPLES = 17
 _SAMPLE_BYTES = 64 * 1024
-
-
-class Role(StrEnum):
-    """What a case is used for."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-    TEST = "test"
-
-
-@dataclass(frozen=True)
-class AnnotationFile:
-    """A file of annotations and how to read it.
-
-    Parameters
-    ----------
-    path : Path
-    values : mapping of str to int, or None
-        Class name (or ``background``) to the value in the file; None: the file is a ``.seg.nrrd``, which says so.
-    """
-
-    path: Path
-    values: Mapping[str, int] | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "path", Path(self.path))
-        if self.values is not None:
-            object.__setattr__(self, "values", parse_values(self.values))
-
-    def __hash__(self):
-        return hash((self.path, None if self.values is None else tuple(self.values.items())))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One scan of a cohort.
-
-    Parameters
-    ----------
-    id : str
-        Unique in the cohort; results are named after it.
-    image : Path
-    label : AnnotationFile, optional
-        Dense: every voxel that no class covers is background.
-    scribble : AnnotationFile, optional
-        Marks only what was painted; background is painted, too.
-    role : Role
-    labeled : bool
-        False: the annotations are kept for evaluation and never train.
-    proposals : AnnotationFile, optional
-        What the software proposed and a person accepted, without painting it: trains as a guess, not as strokes.
-    """
-
-    id: str
-    image: Path
-    label: AnnotationFile | None = None
-    scribble: AnnotationFile | None = None
-    role: Role = Role.TRAIN
-    labeled: bool = True
-    proposals: AnnotationFile | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "image", Path(self.image))
-        try:
-            object.__setattr__(self, "role", Role(self.role))
-        except ValueError:
-            raise CohortError(
-                f"Case '{self.id}' has the role '{self.role}'.", f"Roles are {', '.join(Role)}."
-            ) from None
-        if not is_file_name(self.id):
-            raise CohortError(
-                f"'{self.id}' can't be the ID of a case, because results are files named after it.",
-                "Use letters, digits, spaces, underscores and hyphens, and no name that Windows keeps for itself (CON, "
-                "AUX …).",
-            )
-
-    @property
-    def annotated(self) -> bool:
-        """Whether there is anything to train with: a label or a scribble that isn't kept for evaluation."""
-        return self.labeled and (self.label is not None or self.scribble is not None)
-
-    def trains_with(self, prefer: TrainingAnnotation = "auto") -> AnnotationKind | None:
-        """Which annotation the case trains with.
-
-        Parameters
-        ----------
-        prefer : {"auto", "dense", "scribbles", "dense only"}
-            Which one of a case that has both. "auto" takes the scribbles: where a case has both, its dense label is the
-            reference that it is measured by. With "dense only", scribbles train nowhere.
-
-        Returns
-        -------
-        {"label", "scribble"} or None
-            None for cases without (such an) annotation, those whose annotations are kept for evaluation, and those that
-            aren't training cases.
-        """
-        if prefer not in get_args(TrainingAnnotation):
-            raise ValueError(f"prefer is {prefer!r}, not one of {', '.join(get_args(TrainingAnnotation))}")
-        if self.role != Role.TRAIN or not self.annotated:
-            return None
-        if self.label is not None and (prefer in ("dense", "dense only") or self.scribble is None):
-            return "label"
-        return None if prefer == "dense only" else "scribble"
 
 
 @dataclass(frozen=True)
@@ -210,7 +99,7 @@ class Cohort:
         body = read_json(path, "the cohort")
         remedy = "Create the cohort again, or restore the file from a copy."
         if not isinstance(body, dict) or not isinstance(body.get("cases"), list):
-            raise CohortError(f"'{path}' isn't a cohort.", "Create one with `cohort create`.")
+            raise CohortError(f"'{path}' isn't a cohort.", "Choose another file, or begin a new cohort.")
         version = body.get("schema_version")
         if not isinstance(version, int) or version < 1:
             raise CohortError(f"The cohort '{path}' doesn't say its version.", remedy)
@@ -221,7 +110,7 @@ class Cohort:
             )
         schema = LabelSchema.from_json(body.get("label_schema"))
         try:
-            cases = tuple(_case_from_json(each, path.parent) for each in body["cases"])
+            cases = tuple(case_from_json(each, path.parent) for each in body["cases"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(f"A case of the cohort '{path}' can't be read: {error!r}.", remedy) from error
         return cls(schema, cases, str(body.get("name", "")), path)
@@ -253,7 +142,7 @@ class Cohort:
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
             "label_schema": self.schema.to_json(),
-            "cases": [_case_to_json(case, path.parent) for case in self.cases],
+            "cases": [case_to_json(case, path.parent) for case in self.cases],
         }
         write_json_atomically(path, body)
         return replace(self, path=path)
@@ -410,163 +299,3 @@ def _grown(labels: np.ndarray, own: Geometry, wanted: Geometry, fill: int) -> tu
     after = np.maximum(0, np.ceil(corners.max(axis=1) - own.size + 1)).astype(int)
     grown = np.pad(labels, list(zip(before, after, strict=True))[::-1], constant_values=fill)
     return grown, own.cropped(-before, grown.shape[::-1])
-
-
-def _case_to_json(case: Case, folder: Path) -> dict[str, Any]:
-    body = {"id": case.id, "image": _relative(case.image, folder), "role": str(case.role), "labeled": case.labeled}
-    for name in ("label", "scribble", "proposals"):
-        annotation: AnnotationFile | None = getattr(case, name)
-        body[name] = annotation and {
-            "path": _relative(annotation.path, folder),
-            "values": None if annotation.values is None else dict(annotation.values),
-        }
-    return body
-
-
-def _case_from_json(body: Mapping[str, Any], folder: Path) -> Case:
-    annotations = {
-        name: AnnotationFile(_absolute(body[name]["path"], folder), body[name].get("values"))
-        for name in ("label", "scribble", "proposals")
-        if body.get(name) is not None
-    }
-    return Case(
-        id=str(body["id"]),
-        image=_absolute(body["image"], folder),
-        role=body.get("role", Role.TRAIN),
-        labeled=bool(body.get("labeled", True)),
-        **annotations,
-    )
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """POSIX path from `folder`; absolute where there is none (another drive of Windows)."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
-
-
-def _absolute(text: str, folder: Path) -> Path:
-    """The path of a file named relative to `folder`; raises `ValueError` for what no file system takes."""
-    path = Path(os.path.normpath(folder / PurePosixPath(text)))
-    if b"\0" in os.fsencode(path):
-        raise ValueError("a zero in a path")
-    return path
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# From folders of files
-
-
-def create_cohort(
-    images: FileSource,
-    labels: FileSource | None = None,
-    scribbles: FileSource | None = None,
-    scribble_values: str | Mapping[str, int] | None = None,
-    label_values: str | Mapping[str, int] | None = None,
-    labeled: Iterable[str] | None = None,
-    validation: Iterable[str] = (),
-    test: Iterable[str] = (),
-    name: str = "",
-    on_progress: OnProgress = lambda fraction, text: None,
-) -> Cohort:
-    """Make a cohort of files, paired by their names.
-
-    Parameters
-    ----------
-    images : folder, pattern or list of files
-        The case IDs are the names without extension (and without nnU-Net's ``_0000``).
-    labels, scribbles : folder, pattern or list of files, optional
-        Annotation files: named like their image, with or without ``_label``, ``_scribble``, ``_seg`` and the like.
-    scribble_values, label_values : str or mapping of str to int, optional
-        Which class has which value in label maps: ``"background=1,left atrium=2"``. Not needed for ``.seg.nrrd`` files.
-        The classes stand in the order of their values. Without `label_values`, the values of the labels have to be
-        1, 2, … in the order of the scribbles' classes; where no classes are known, each value becomes one
-        (``class 1``).
-    labeled : iterable of str, optional
-        IDs of the cases that train with their annotation; the annotations of all others are kept for evaluation.
-        Default: all that have one.
-    validation, test : iterable of str
-        IDs of the cases for validation, which need a dense label, and of those that are only predicted.
-    name : str
-    on_progress : callable
-        Called with a fraction 0..1 and text while files are looked at.
-
-    Returns
-    -------
-    Cohort
-        Not yet saved.
-
-    Raises
-    ------
-    CohortError
-        If a file pairs with nothing or with two, an ID is unknown, a class has no value or a value no class, or a
-        validation case has no dense label.
-    """
-    image_of = image_files(images, (labels, scribbles))
-    ids = list(image_of)
-    label_of = {} if labels is None else paired(annotation_files(labels, "label", images, scribbles), ids, "label")
-    scribble_of = (
-        {} if scribbles is None else paired(annotation_files(scribbles, "scribble", images, labels), ids, "scribble")
-    )
-    roles = _roles(ids, validation, test)
-    chosen = None if labeled is None else _chosen(labeled, roles, {*label_of, *scribble_of})
-    unlabelled = [case_id for case_id in ids if roles[case_id] == Role.VALIDATION and case_id not in label_of]
-    if unlabelled:
-        raise CohortError(
-            f"The validation case '{unlabelled[0]}' has no dense label, so nothing can be measured on it.",
-            "Choose validation cases that have a label.",
-        )
-
-    label_notes, scribble_notes = look_at(label_of, scribble_of, on_progress)
-    schema, label_table, scribble_table = find_classes(
-        label_notes,
-        scribble_notes,
-        None if label_values is None else parse_values(label_values),
-        None if scribble_values is None else parse_values(scribble_values),
-    )
-
-    def annotation(
-        notes: Mapping[str, AnnotationNote], case_id: str, table: Mapping[str, int] | None
-    ) -> AnnotationFile | None:
-        note = notes.get(case_id)
-        return note and AnnotationFile(note.path, None if note.segments else table)
-
-    cases = []
-    for case_id, image in image_of.items():
-        label = annotation(label_notes, case_id, label_table)
-        scribble = annotation(scribble_notes, case_id, scribble_table)
-        # What isn't annotated yet has nothing to keep for evaluation: strokes that it gets one day shall train.
-        trains = chosen is None or case_id in chosen or (label or scribble) is None
-        cases.append(Case(case_id, image, label, scribble, roles[case_id], trains))
-    return Cohort(schema, tuple(cases), name)
-
-
-def _roles(ids: list[str], validation: Iterable[str], test: Iterable[str]) -> dict[str, Role]:
-    roles = dict.fromkeys(ids, Role.TRAIN)
-    for role, wanted in ((Role.VALIDATION, validation), (Role.TEST, test)):
-        for case_id in wanted:
-            if case_id not in roles:
-                raise unknown_case(case_id, ids)
-            if roles[case_id] not in (Role.TRAIN, role):
-                raise CohortError(f"Case '{case_id}' is to be a validation case and a test case.", "Name it once.")
-            roles[case_id] = role
-    return roles
-
-
-def _chosen(labeled: Iterable[str], roles: Mapping[str, Role], annotated: set[str]) -> set[str]:
-    chosen = list(labeled)
-    for case_id in chosen:
-        if case_id not in roles:
-            raise unknown_case(case_id, list(roles))
-        if roles[case_id] != Role.TRAIN:
-            raise CohortError(
-                f"Case '{case_id}' is to train with its annotation and to be a {roles[case_id]} case.", "Name it once."
-            )
-        if case_id not in annotated:
-            raise CohortError(
-                f"Case '{case_id}' is to train with its annotation, but has none.",
-                "Annotate it, or leave it out of the labeled cases.",
-                code=ErrorCode.NO_ANNOTATION,
-            )
-    return set(chosen)

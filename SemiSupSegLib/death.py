@@ -99,7 +99,7 @@ def _never_started(exit_code: int | None, log_tail: str) -> SemiSupSegError:
         )
     return RunError(
         f"The worker couldn't start (exit code {exit_code}): {last[:300]}",
-        "Check the interpreter in the settings, or read the log.",
+        "Check the Python that was chosen to compute with, or read the log.",
     )
 
 

@@ -225,7 +225,7 @@ class LineAppender:
 
 
 _SENTENCES: dict[int, tuple[ErrorCode, str, str]] = {
-    errno.ENOSPC: (ErrorCode.DISK_FULL, "the disk is full", "Free some disk space, then resume."),
+    errno.ENOSPC: (ErrorCode.DISK_FULL, "the disk is full", "Free some disk space, then try again."),
     errno.EFBIG: (ErrorCode.DISK_FULL, "a file may not grow further here", "Choose another disk."),
     errno.EACCES: (ErrorCode.NOT_WRITABLE, "access is denied", "Choose a folder that you may write to."),
     errno.EPERM: (ErrorCode.NOT_WRITABLE, "it isn't permitted", "Choose a folder that you may write to."),
@@ -240,7 +240,11 @@ _SENTENCES: dict[int, tuple[ErrorCode, str, str]] = {
     errno.EIO: (ErrorCode.UNREADABLE_FILE, "the disk reports an error", "Copy your data to another disk."),
 }
 if hasattr(errno, "EDQUOT"):
-    _SENTENCES[errno.EDQUOT] = (ErrorCode.DISK_FULL, "your disk quota is used up", "Free some disk space, then resume.")
+    _SENTENCES[errno.EDQUOT] = (
+        ErrorCode.DISK_FULL,
+        "your disk quota is used up",
+        "Free some disk space, then try again.",
+    )
 
 _WINDOWS_NAME_TOO_LONG = 206
 _READING_REMEDY = "Ask for the permission to read it, or copy it elsewhere."

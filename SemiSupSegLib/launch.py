@@ -54,7 +54,7 @@ def launch(
     except OSError as error:
         raise SemiSupSegError(
             f"The interpreter '{command[0]}' can't be started ({error.strerror}).",
-            "Choose another interpreter, or install the software again.",
+            "Choose another Python to compute with, or install the software again.",
             code=ErrorCode.PACKAGES_MISSING,
         ) from error
     finally:

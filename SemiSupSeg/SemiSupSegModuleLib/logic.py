@@ -92,6 +92,8 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         if self._project is not None:
             self._project.save_edits()  # before the file is read: it may be this very cohort that is opened again
         project = Project(path, slicer.mrmlScene, classes=classes, compute=self._compute)
+        if not project.path.is_file():
+            project.save()  # a folder that takes no file takes no cohort, and the one that is open stays open
         self.closeCohort(keepRunning=keepRunning)
         self._project = project
         project.reattach()

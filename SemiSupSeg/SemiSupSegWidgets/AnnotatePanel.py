@@ -7,11 +7,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from SemiSupSegLib.labels import LabelSchema, SegmentClass
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import case_texts, panel_state
+from SemiSupSegLib.slicer_bridge.class_segments import count_voxels, describe_segments, looks_of, terminology_text
 from SemiSupSegLib.slicer_bridge.cohort_scene import LOADED_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.results import painted_state
-from SemiSupSegLib.slicer_bridge.segments import read_layers, read_segments
 from SemiSupSegLib.slicer_bridge.shared_companion import prepare_superpixels, shared_companion
 
 from .CaseViews import CaseViews
@@ -235,15 +235,15 @@ class AnnotatePanel(Panel):
         if state != self._countedState:
             self._countedState = state
             total = int(np.prod(self.nodes.volume.GetImageData().GetDimensions()))
-            counts = countVoxels(self.nodes.annotation)
+            counts = count_voxels(self.nodes.annotation)
             kind = self.nodes.annotation.GetAttribute(KIND_ATTRIBUTE)
-            self.ui.annotatedLabel.text = panel_state.annotated_text(counts, total, kind)
+            self.ui.annotatedLabel.text = case_texts.annotated_text(counts, total, kind)
 
     # The classes -----------------------------------------------------------------------------------------------------
 
     def addClass(self) -> None:
         schema = self.logic.classes
-        name = panel_state.free_class_name(schema)
+        name = case_texts.free_class_name(schema)
         self._setClasses(LabelSchema((*schema.classes, SegmentClass(name)), schema.background))
 
     def removeClass(self) -> None:
@@ -299,7 +299,7 @@ class AnnotatePanel(Panel):
             before = self.logic.classes
             self.logic.setClasses(schema)
             if self._nodesAreAlive():
-                describeSegments(self.nodes.annotation, before, schema)
+                describe_segments(self.nodes.annotation, before, schema)
                 if not self.nodes.annotation.GetSegmentation().GetSegment(self.editor.currentSegmentID() or ""):
                     self.editor.setCurrentSegmentID(schema.classes[0].segment_id)
                     self.editor.setActiveEffectByName("Paint")  # it went with the segment
@@ -307,13 +307,13 @@ class AnnotatePanel(Panel):
         self.desk.refresh()
 
     def _noteLooks(self) -> None:
-        self._looks = looksOf(self.nodes.annotation) if self._nodesAreAlive() else {}
+        self._looks = looks_of(self.nodes.annotation) if self._nodesAreAlive() else {}
 
     def takeLooks(self) -> None:
         """Let the classes look as somebody chose in the editor's own list; once something is annotated, names stay."""
         if not self._nodesAreAlive() or not self._looks:
             return
-        looks = looksOf(self.nodes.annotation)
+        looks = looks_of(self.nodes.annotation)
         changed = {segmentID: look for segmentID, look in looks.items() if look != self._looks.get(segmentID)}
         if not changed:
             return
@@ -363,63 +363,10 @@ class AnnotatePanel(Panel):
             if now.has_annotation:
                 name.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
             meaning = qt.QTableWidgetItem(
-                _("where there is nothing; paint it too") if each is classes[-1] else terminologyText(each.terminology)
+                _("where there is nothing; paint it too") if each is classes[-1] else terminology_text(each.terminology)
             )
             meaning.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled)
             table.setItem(index, 0, name)
             table.setItem(index, 1, meaning)
         self._isFilling = False
         self.onClassSelected()
-
-
-def countVoxels(segmentationNode) -> dict:
-    """Painted voxels of each segment, by its name."""
-    counts = {}
-    for layer in read_layers(segmentationNode):
-        if layer.volume is None:
-            counts |= {segment.name: 0 for segment in layer.segments}
-            continue
-        values = np.bincount(layer.volume.array.ravel().astype(np.uint16, copy=False))
-        for segment in layer.segments:
-            counts[segment.name] = int(values[segment.value]) if segment.value < len(values) else 0
-    return counts
-
-
-def looksOf(segmentationNode) -> dict:
-    """Name, color and terminology of each segment, by its ID."""
-    return {each.segment_id: (each.name, each.color, each.terminology) for each in read_segments(segmentationNode)}
-
-
-def describeSegments(segmentationNode, before: LabelSchema, schema: LabelSchema) -> None:
-    """Give segments of a shown case the names and colors of its cohort's classes; add those of new classes."""
-    segmentation = segmentationNode.GetSegmentation()
-    old = (*before.classes, before.background)
-    for index, each in enumerate((*schema.classes, schema.background)):
-        isBackground = each is schema.background
-        was = before.background if isBackground else old[index] if index < len(before.classes) else None
-        segment = segmentation.GetSegment(each.segment_id)
-        if segment is None and was is not None and segmentation.GetSegment(was.segment_id) is not None:
-            segmentation.RemoveSegment(was.segment_id)
-        if segment is None:
-            segment = slicer.vtkSegment()
-            segment.SetName(each.name)
-            segment.SetColor(*each.color)
-            segmentation.AddSegment(segment, each.segment_id)
-            continue
-        segment.SetName(each.name)
-        segment.SetColor(*each.color)
-        if each.terminology:
-            segment.SetTerminology(each.terminology)
-    known = {each.segment_id for each in (*schema.classes, schema.background)}
-    gone = {each.segment_id for each in before.classes} - known
-    for segmentID in gone:
-        segmentation.RemoveSegment(segmentID)
-    segmentation.ReorderSegments([each.segment_id for each in (*schema.classes, schema.background)])
-
-
-def terminologyText(entry: str) -> str:
-    """What a serialized terminology entry means, in a word."""
-    # "context~category^...~type^scheme^meaning~modifier~..." (vtkSlicerTerminologiesModuleLogic)
-    parts = entry.split("~")
-    meanings = [part.split("^")[2] for part in parts[1:4] if part.count("^") == 2 and part.split("^")[2]]
-    return " ".join(reversed(meanings[1:])) if len(meanings) > 1 else ""

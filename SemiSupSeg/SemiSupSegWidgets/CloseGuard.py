@@ -1,8 +1,9 @@
 """Quitting Slicer, or opening another cohort, while something trains: ask first."""
 
 import qt
-import slicer
 from slicer.i18n import tr as _
+
+from .ErrorBox import choose
 
 
 class CloseGuard(qt.QObject):
@@ -54,19 +55,12 @@ def askAboutTraining(logic, stay: str, inTests: str = "keep") -> str:
     """
     if logic.training is None or not logic.training.is_attached:
         return "keep"
-    if slicer.app.testingEnabled():
-        return inTests
-    box = qt.QMessageBox(slicer.util.mainWindow())
-    box.setIcon(qt.QMessageBox.Question)
-    box.setWindowTitle(_("Semi-Supervised Segmentation"))
-    box.setText(_("A training is running."))
-    box.setInformativeText(
-        _("It can go on by itself, and is found again when the cohort is opened; or stop, with a checkpoint.")
+    keep, stop = _("Keep training"), _("Stop with a checkpoint")
+    return choose(
+        _("A training is running."),
+        _("It can go on by itself, and is found again when the cohort is opened; or stop, with a checkpoint."),
+        {keep: "keep", stop: "stop", stay: "stay"},
+        default=keep,
+        escape=stay,
+        inTests=inTests,
     )
-    keepButton = box.addButton(_("Keep training"), qt.QMessageBox.AcceptRole)
-    stopButton = box.addButton(_("Stop with a checkpoint"), qt.QMessageBox.DestructiveRole)
-    box.setEscapeButton(box.addButton(stay, qt.QMessageBox.RejectRole))
-    box.setDefaultButton(keepButton)
-    box.exec_()
-    clicked = box.clickedButton()
-    return "keep" if clicked == keepButton else "stop" if clicked == stopButton else "stay"

@@ -8,13 +8,13 @@ from slicer.i18n import tr as _
 
 from SemiSupSegLib.cohort_lint import Finding
 from SemiSupSegLib.errors import SemiSupSegError
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import case_texts, panel_state
 from SemiSupSegLib.slicer_bridge.console_tasks import lint_task
 
 from .AddFolderDialog import AddFolderDialog
 from .CloseGuard import askAboutTraining
 from .DropFilter import DropFilter
-from .ErrorBox import ask, showError
+from .ErrorBox import ask, choose, showError
 from .Panel import Panel, fitHeight
 from .sampleCohort import makeSampleCohort
 
@@ -52,14 +52,14 @@ class CohortPanel(Panel):
         self._menu.connect("aboutToShow()", self._fillMenu)
         ui.roleComboBox.addItem(_("Role…"))
         for role in ROLES:
-            ui.roleComboBox.addItem(panel_state.role_text(role), role)
+            ui.roleComboBox.addItem(case_texts.role_text(role), role)
         ui.roleComboBox.connect("activated(int)", self.onRoleChosen)
         ui.progressBar.hide()
         ui.findingsList.hide()
         ui.findingsList.connect("itemDoubleClicked(QListWidgetItem*)", self.onFindingDoubleClicked)
         table = ui.caseTable
-        table.setColumnCount(panel_state.CASE_COLUMNS)
-        table.setHorizontalHeaderLabels(panel_state.case_headers())
+        table.setColumnCount(case_texts.CASE_COLUMNS)
+        table.setHorizontalHeaderLabels(case_texts.case_headers())
         table.verticalHeader().hide()
         header = table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
@@ -107,8 +107,6 @@ class CohortPanel(Panel):
             if before:
                 self.logic.hideCurrentCase()
             project = self.logic.openCohort(path, keepRunning=answer == "keep")
-            if not project.path.is_file():
-                project.save()
             slicer.app.settings().setValue("SemiSupSeg/LastFolder", str(project.folder))
         if before and self.logic.project is before:  # it couldn't be opened
             if shown:
@@ -258,7 +256,7 @@ class CohortPanel(Panel):
             self.desk.checking.add("cohort")
             self.ui.progressBar.setValue(0)
             self.ui.progressBar.show()
-        self.desk.refresh()
+        self.desk.refreshNow()
 
     def onTick(self, events: list) -> None:
         if self._task is None:
@@ -286,7 +284,7 @@ class CohortPanel(Panel):
         items = self.ui.findingsList
         items.clear()
         for finding in self._findings:
-            item = qt.QListWidgetItem(panel_state.finding_text(finding))
+            item = qt.QListWidgetItem(case_texts.finding_text(finding))
             item.setIcon(self._icon(finding.severity))
             item.setData(qt.Qt.UserRole, finding.case_id)
             items.addItem(item)
@@ -310,7 +308,7 @@ class CohortPanel(Panel):
         if now.is_open:
             folder = self.logic.project.folder
             self.ui.cohortLabel.text = _("{name}: {count} cases, in {folder}").format(
-                name=self.logic.project.cohort.name, count=len(now.rows), folder=panel_state.short_path(folder)
+                name=self.logic.project.cohort.name, count=len(now.rows), folder=case_texts.short_path(folder)
             )
             self.ui.cohortLabel.toolTip = str(folder)
         else:
@@ -333,8 +331,8 @@ class CohortPanel(Panel):
 
     def _fillRow(self, index: int, row, isShown: bool, findings) -> None:
         table = self.ui.caseTable
-        tip = panel_state.status_tip(row, findings)
-        for column, text in enumerate(panel_state.case_cells(row, findings)):
+        tip = case_texts.status_tip(row, findings)
+        for column, text in enumerate(case_texts.case_cells(row, findings)):
             item = table.item(index, column)
             if item is None:
                 item = qt.QTableWidgetItem()
@@ -345,8 +343,15 @@ class CohortPanel(Panel):
         font = name.font()
         font.setBold(isShown)
         name.setFont(font)
-        name.setIcon(self._icon(panel_state.status_icon(row, findings)))
+        name.setIcon(self._icon(case_texts.status_icon(row, findings)))
         table.resizeRowToContents(index)
+
+    def onCohortChanged(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+            self.desk.checking.discard("cohort")
+            self.ui.progressBar.hide()
 
     def onSceneEndClose(self) -> None:
         self.desk.refresh(cards=True)
@@ -359,21 +364,15 @@ class CohortPanel(Panel):
 
 def askWhatIsPainted(names) -> str:
     """What segmentations that come in with their volumes are: "scribble", "label" or "none"; empty if cancelled."""
-    if slicer.app.testingEnabled():
-        return "scribble"
-    box = qt.QMessageBox(slicer.util.mainWindow())
-    box.setIcon(qt.QMessageBox.Question)
-    box.setWindowTitle(_("Semi-Supervised Segmentation"))
-    box.setText(_("What is painted in {names}?").format(names=", ".join(f"'{name}'" for name in names)))
-    box.setInformativeText(_("In strokes, what isn't painted is unknown; in a complete label it is background."))
-    kinds = {
-        box.addButton(_("Strokes"), qt.QMessageBox.AcceptRole): "scribble",
-        box.addButton(_("A complete label"), qt.QMessageBox.AcceptRole): "label",
-        box.addButton(_("Leave it out"), qt.QMessageBox.AcceptRole): "none",
-    }
-    box.setEscapeButton(box.addButton(qt.QMessageBox.Cancel))
-    box.exec_()
-    return next((kind for button, kind in kinds.items() if button == box.clickedButton()), "")
+    strokes = _("Strokes")
+    return choose(
+        _("What is painted in {names}?").format(names=", ".join(f"'{name}'" for name in names)),
+        _("In strokes, what isn't painted is unknown; in a complete label it is background."),
+        {strokes: "scribble", _("A complete label"): "label", _("Leave it out"): "none", qt.QMessageBox.Cancel: ""},
+        default=strokes,
+        escape=qt.QMessageBox.Cancel,
+        inTests="scribble",
+    )
 
 
 def segmentationOf(volumeNode):

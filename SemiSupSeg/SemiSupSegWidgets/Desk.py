@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.files import explain_os_error
 from SemiSupSegLib.runs import State
 from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE
 from SemiSupSegLib.slicer_bridge.panel_state import Situation
@@ -52,6 +53,7 @@ class Desk:
         self.report = None
         self.checking = set()
         self.installing = False
+        self._project = None
         self._cards = ()
         self._cardsAreStale = True
         self._running = []
@@ -159,6 +161,11 @@ class Desk:
         """Let every panel show what is known, now."""
         self._cardsAreStale |= cards
         with self.attempt(waitCursor=False):
+            project = self.logic.project if self.logic.isOpen else None
+            if project is not self._project:
+                self._project, self._running = project, []
+                for panel in self.panels:
+                    panel.onCohortChanged()
             now = self.situation()
             for panel in self.panels:
                 panel.refresh(now)
@@ -180,6 +187,9 @@ class Desk:
             yield
         except SemiSupSegError as caught:
             error = caught
+            details = traceback.format_exc()
+        except OSError as caught:
+            error = explain_os_error(caught, _("use a file"))
             details = traceback.format_exc()
         except Exception as caught:
             error = SemiSupSegError(

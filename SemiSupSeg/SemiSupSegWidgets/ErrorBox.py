@@ -39,6 +39,50 @@ def showError(error, report: str = "") -> None:
     box.open()
 
 
-def ask(text: str, details: str = "") -> bool:
-    """Ask a question that Yes or No answers; Yes in tests."""
-    return slicer.util.confirmYesNoDisplay(text, windowTitle=_("Semi-Supervised Segmentation"), detailedText=details)
+def ask(text: str, details: str = "", isHarmful: bool = False) -> bool:
+    """Ask a question that Yes or No answers; Yes in tests. What can't be undone isn't what Enter does."""
+    yes, no = qt.QMessageBox.Yes, qt.QMessageBox.No
+    return choose(text, details, {yes: True, no: False}, default=no if isHarmful else yes, escape=no, inTests=True)
+
+
+def choose(text: str, details: str, answers: dict, default, escape, inTests):
+    """Ask a question with some answers.
+
+    Parameters
+    ----------
+    text, details : str
+        The question, and what to know before it is answered.
+    answers : dict
+        Standard buttons, or texts of buttons, and what each means.
+    default, escape : key of `answers`
+        What Enter and Escape do.
+    inTests : object
+        The answer where nobody is there to give one.
+    """
+    if slicer.app.testingEnabled():
+        return inTests
+    box = qt.QMessageBox(slicer.util.mainWindow())
+    box.setIcon(qt.QMessageBox.Question)
+    box.setWindowTitle(_("Semi-Supervised Segmentation"))
+    box.setText(text)
+    box.setInformativeText(details)
+    buttons = {}
+    for each in answers:
+        buttons[each] = box.addButton(each, qt.QMessageBox.AcceptRole) if isinstance(each, str) else box.addButton(each)
+    box.setDefaultButton(buttons[default])
+    box.setEscapeButton(buttons[escape])
+    box.exec_()
+    clicked = box.clickedButton()
+    return next((answer for each, answer in answers.items() if buttons[each] == clicked), answers[escape])
+
+
+def askWhereToSave(title: str, path: str, files: str, suffix: str) -> str:
+    """Ask for a file to write, which gets the suffix if it has none; empty if nobody chose one.
+
+    Unlike Qt's own question, this one adds the suffix before it asks whether a file may be replaced.
+    """
+    dialog = qt.QFileDialog(slicer.util.mainWindow(), title, path, files)
+    dialog.setAcceptMode(qt.QFileDialog.AcceptSave)
+    dialog.setDefaultSuffix(suffix)
+    dialog.selectFile(path)
+    return dialog.selectedFiles()[0] if dialog.exec_() else ""

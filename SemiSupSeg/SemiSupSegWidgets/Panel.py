@@ -28,6 +28,9 @@ class Panel:
     def refresh(self, now: Situation) -> None:
         """Show what is known now."""
 
+    def onCohortChanged(self) -> None:
+        """Another cohort was opened, or the one that was open closed."""
+
     def onOpened(self) -> None:
         """The panel was unfolded."""
 

@@ -1,22 +1,20 @@
 """Panel *Results*: runs and models, segmenting with them, and where a look pays most."""
 
-import csv
 from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.files import as_file_name
+from SemiSupSegLib.progress import size
 from SemiSupSegLib.slice_ranking import uncertain_slices
-from SemiSupSegLib.slicer_bridge import panel_state
-from SemiSupSegLib.slicer_bridge.compute import Compute
-from SemiSupSegLib.slicer_bridge.console_tasks import evaluate_task
+from SemiSupSegLib.slicer_bridge import panel_state, run_texts
 
-from .ErrorBox import ask, showError
+from .ErrorBox import ask, askWhereToSave
 from .Panel import Panel, fitHeight
+from .Scores import Scores
 
-SCORES = ("dice", "hd95")
 OVERLAY_OPACITY = 0.35
 
 
@@ -29,8 +27,6 @@ class ResultsPanel(Panel):
         self.nodes = None
         self._overlays = {}
         self._volumeToShow = None
-        self._task = None
-        self._scores = []
         self._slicesOf = None
         self._ranked = []
         self._isFilling = False
@@ -47,17 +43,14 @@ class ResultsPanel(Panel):
         ui.show3DButton.connect("clicked(bool)", self.show3D)
         ui.overlayComboBox.connect("activated(int)", lambda index: self.showOverlay())
         ui.correctButton.connect("clicked(bool)", lambda checked=False: self.correct())
-        ui.measureButton.connect("clicked(bool)", lambda checked=False: self.measure())
-        ui.exportScoresButton.connect("clicked(bool)", lambda checked=False: self.exportScores())
         ui.modelList.connect("itemSelectionChanged()", self.onModelSelected)
         ui.rankingTable.connect(
             "cellClicked(int,int)", lambda row, column: self.look(ui.rankingTable.item(row, 0).text())
         )
         ui.slicesList.connect("itemClicked(QListWidgetItem*)", lambda item: self.jump(item.data(qt.Qt.UserRole)))
-        for table in (ui.rankingTable, ui.scoresTable):
-            table.verticalHeader().hide()
-            table.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
-        ui.scoresTable.hide()
+        ui.rankingTable.verticalHeader().hide()
+        ui.rankingTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
+        self.scores = Scores(desk, ui)
         ui.progressBar.hide()
         self._menu = qt.QMenu(ui.predictVolumeButton)
         ui.predictVolumeButton.setMenu(self._menu)
@@ -88,9 +81,8 @@ class ResultsPanel(Panel):
     def export(self) -> None:
         """Ask for a file, and write the selected model to it."""
         card = self._selectedCard()
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Export the model"), str(Path.home() / f"{card.name}.zip"), "Zip (*.zip)"
-        )
+        name = as_file_name(card.name, otherwise="model")
+        path = askWhereToSave(_("Export the model"), str(Path.home() / f"{name}.zip"), "Zip (*.zip)", "zip")
         if path:
             with self.desk.attempt():
                 self.logic.exportModel(card.path, path)
@@ -110,7 +102,7 @@ class ResultsPanel(Panel):
         """Delete the selected run or model, after a question."""
         card = self._selectedCard()
         text = _("Delete '{name}' with all its files ({size})? This can't be undone.")
-        if ask(text.format(name=card.name, size=panel_state.size(card.bytes)), str(card.path)):
+        if ask(text.format(name=card.name, size=size(card.bytes)), str(card.path), isHarmful=True):
             with self.desk.attempt():
                 self.logic.deleteRun(card.path)
             self.desk.card = None
@@ -161,29 +153,28 @@ class ResultsPanel(Panel):
         self.desk.refresh()
 
     def onTick(self, events: list) -> None:
-        self._pollTask()
+        self.scores.poll()
         if self.job is None or not self.job.is_running or not events:
             return
         self._showJob()
         came = [event["case"] for event in events if event.name == "preview"]
         if came:
-            self._slicesOf = None
             self.desk.refresh()
             if self.desk.shown in came:
                 self.desk.steps.start(self.logic.resultsSteps(self.desk.shown), self._onResultShown)
 
     def _showJob(self) -> None:
-        percent = panel_state.progress_percent(self.job.progress)
+        percent = run_texts.progress_percent(self.job.progress)
         self.ui.progressBar.setMaximum(0 if percent < 0 else 100)
         self.ui.progressBar.setValue(max(0, percent))
-        self.ui.stageLabel.text = panel_state.progress_text(self.job.progress, self.job.state, self.job.is_cancelled)
+        self.ui.stageLabel.text = run_texts.progress_text(self.job.progress, self.job.state, self.job.is_cancelled)
 
     def onJobOver(self, job) -> None:
         if job.task != "predict":
             return
         self.ui.progressBar.setMaximum(100)
         self.ui.progressBar.setValue(100 if job.state == "finished" else 0)
-        self.ui.stageLabel.text = panel_state.outcome_text(job.state, 0, job.task)
+        self.ui.stageLabel.text = run_texts.outcome_text(job.state, 0, job.task)
         if self._volumeToShow is not None and self._volumeToShow.GetScene() is not None and job.state == "finished":
             with self.desk.attempt():
                 self._showNodes(self.logic.results(self._volumeToShow), self._volumeToShow)
@@ -291,65 +282,17 @@ class ResultsPanel(Panel):
             self.desk.openPanel("AnnotatePanel")
         self.desk.refresh()
 
-    # Measuring -------------------------------------------------------------------------------------------------------
-
-    def measure(self) -> None:
-        """Let a process of its own compare predictions with the cohort's labels."""
-        with self.desk.attempt(waitCursor=False):
-            project = self.logic.project
-            self._task = evaluate_task(Compute(self.desk.python), project.predictions.folder, project.path)
-            self.desk.checking.add("results")
-        self.desk.refresh()
-
-    def _pollTask(self) -> None:
-        if self._task is None:
-            return
-        self._task.poll()
-        if self._task.is_running:
-            return
-        task, self._task = self._task, None
-        self.desk.checking.discard("results")
-        if task.answer is not None and "cases" in task.answer:
-            self._scores = scoreRows(task.answer)
-            self._showScores()
-        elif not task.was_cancelled:
-            error = task.error or SemiSupSegError(_("The results couldn't be measured."), _("The details say why."))
-            showError(error, "\n".join(task.lines))
-        self.desk.refresh()
-
-    def _showScores(self) -> None:
-        table = self.ui.scoresTable
-        table.setRowCount(len(self._scores))
-        for row, cells in enumerate(self._scores):
-            for column, text in enumerate(cells):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
-        table.show()  # hidden, it would find its rows higher than they are
-        table.resizeRowsToContents()
-        fitHeight(table, least=60, most=210)
-
-    def exportScores(self) -> None:
-        """Ask for a file, and write the measurements to it."""
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), _("Export the table"), str(Path.home() / "scores.csv"), "CSV (*.csv)"
-        )
-        if path:
-            with self.desk.attempt(), open(path, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("case", "class", "dice", "hd95_mm"), *self._scores])
-
     # Showing ---------------------------------------------------------------------------------------------------------
 
     def refresh(self, now) -> None:
         actions = panel_state.results_actions(now)
-        actions["exportScoresButton"] = panel_state.Action(bool(self._scores), _("Measure first."))
+        actions["exportScoresButton"] = panel_state.Action(bool(self.scores.rows), _("Measure first."))
         isShown = self.nodes is not None and self.nodes.segmentation.GetScene() is not None
         actions["overlayComboBox"] = panel_state.Action(isShown, "" if isShown else _("Show a result first."))
         if isShown:  # that of a volume outside the cohort, too
             actions["show3DButton"] = panel_state.Action(True)
         self.ui.progressBar.visible = now.predicting
         self.enable(actions)
-        if not now.is_open:
-            self.job, self.nodes, self._scores = None, None, []
-            self.ui.stageLabel.text = ""
         self._isFilling = True
         self._fillModels(now)
         self._fillRanking(now)
@@ -360,14 +303,14 @@ class ResultsPanel(Panel):
 
     def _fillModels(self, now) -> None:
         items = self.ui.modelList
-        wanted = [(str(card.path), panel_state.card_text(card)) for card in now.cards]
+        wanted = [(str(card.path), run_texts.card_text(card)) for card in now.cards]
         shown = [(items.item(row).data(qt.Qt.UserRole), items.item(row).text()) for row in range(items.count)]
         if wanted != shown:
             items.clear()
             for card, (path, text) in zip(now.cards, wanted, strict=True):
                 item = qt.QListWidgetItem(text)
                 item.setData(qt.Qt.UserRole, path)
-                item.setToolTip(panel_state.card_tip(card))
+                item.setToolTip(run_texts.card_tip(card))
                 items.addItem(item)
             fitHeight(items, least=50, most=170)
         for row, card in enumerate(now.cards):
@@ -385,24 +328,14 @@ class ResultsPanel(Panel):
             table.setItem(row, 1, qt.QTableWidgetItem(f"{score:.3f}"))
             table.resizeRowToContents(row)
 
+    def onCohortChanged(self) -> None:
+        self.scores.forget()
+        self.job = self.nodes = self._volumeToShow = None
+        self.ui.slicesList.clear()
+        self.ui.stageLabel.text = ""
+
     def onSceneStartClose(self) -> None:
         self.nodes = self._volumeToShow = None
 
     def cleanup(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-
-def scoreRows(scores: dict) -> list:
-    """Case, class, Dice and HD95 as texts, the means over cases last."""
-    rows = []
-    for case, classes in scores["cases"].items():
-        for name, numbers in classes.items():
-            rows.append((case, name, *(_number(numbers.get(key)) for key in SCORES)))
-    for name, summaries in scores["classes"].items():
-        rows.append((_("all cases"), name, *(_number(summaries.get(key, {}).get("mean")) for key in SCORES)))
-    return rows
-
-
-def _number(value) -> str:
-    return "" if value is None else f"{value:.3f}"
+        self.scores.forget()

@@ -3,7 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import advanced_form
 
 
 class SettingsForm:
@@ -32,7 +32,7 @@ class SettingsForm:
         self._widget = qt.QWidget()
         form = qt.QFormLayout(self._widget)
         form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
-        for group, members in panel_state.form_groups(descriptions, method).items():
+        for group, members in advanced_form.form_groups(descriptions, method).items():
             if group:
                 heading = qt.QLabel(group.replace("_", " ").capitalize())
                 font = heading.font
@@ -40,8 +40,8 @@ class SettingsForm:
                 heading.setFont(font)
                 form.addRow(heading)
             for each in members:
-                editor = self._editor(each, values.get(each.key, panel_state.setting_text(each.default)))
-                editor.toolTip = panel_state.setting_tip(each)
+                editor = self._editor(each, values.get(each.key, advanced_form.setting_text(each.default)))
+                editor.toolTip = advanced_form.setting_tip(each)
                 label = qt.QLabel(each.key.rpartition(".")[2].replace("_", " "))
                 label.toolTip = editor.toolTip
                 form.addRow(label, editor)
@@ -67,7 +67,7 @@ class SettingsForm:
             self._editors[description.key] = lambda: "true" if box.checked else "false"
             return box
         edit = qt.QLineEdit(text)
-        edit.setPlaceholderText(panel_state.setting_text(description.default) or _("automatic"))
+        edit.setPlaceholderText(advanced_form.setting_text(description.default) or _("automatic"))
         edit.connect("editingFinished()", self._changed)
         self._editors[description.key] = lambda: edit.text
         return edit

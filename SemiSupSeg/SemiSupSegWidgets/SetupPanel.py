@@ -8,7 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import computer_texts, panel_state
 from SemiSupSegLib.slicer_bridge.compute import Compute
 from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, installation_error, probe_task
 
@@ -53,7 +53,7 @@ class SetupPanel(Panel):
         self._task = task
         self.desk.installing = not checking
         (self.desk.checking.add if checking else self.desk.checking.discard)("computer")
-        self.desk.refresh()
+        self.desk.refreshNow()
 
     def onTick(self, events: list) -> None:
         self.pollTask()
@@ -149,11 +149,11 @@ class SetupPanel(Panel):
         self.enable(panel_state.setup_actions(now))
         self.ui.progressBar.visible = self._isChecking or self.desk.installing
         self.ui.stateLabel.text = (
-            _("Looking…") if self._isChecking else self._problem or panel_state.computer_text(report)
+            _("Looking…") if self._isChecking else self._problem or computer_texts.computer_text(report)
         )
-        self.ui.cpuLabel.text = panel_state.cpu_text(report)
+        self.ui.cpuLabel.text = computer_texts.cpu_text(report)
         self.ui.cpuLabel.visible = bool(self.ui.cpuLabel.text)
-        self.ui.adviceLabel.text = panel_state.advice_text(report)
+        self.ui.adviceLabel.text = computer_texts.advice_text(report)
         self.ui.adviceLabel.visible = bool(self.ui.adviceLabel.text)
         self.ui.pythonLineEdit.text = self.desk.python or _("Slicer's own")
         self.ui.packagesTable.visible = report is not None
@@ -167,9 +167,9 @@ class SetupPanel(Panel):
         combo.clear()
         combo.addItem(_("Automatic: the best that works"), "auto")
         for device in devices:
-            combo.addItem(panel_state.device_text(device), device["key"])
+            combo.addItem(computer_texts.device_text(device), device["key"])
         combo.setCurrentIndex(max(0, combo.findData(self.desk.device)))
-        cells = [] if report is None else panel_state.package_cells(report)
+        cells = [] if report is None else computer_texts.package_cells(report)
         self.ui.packagesTable.setRowCount(len(cells))
         for row, texts in enumerate(cells):
             for column, text in enumerate(texts):

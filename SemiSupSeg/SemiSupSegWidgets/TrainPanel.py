@@ -6,7 +6,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from SemiSupSegLib.errors import SemiSupSegError
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import advanced_form, panel_state, run_texts
 from SemiSupSegLib.slicer_bridge.plots import empty_chart, singleton_node
 from SemiSupSegLib.training_settings import TrainingSettings
 
@@ -38,9 +38,9 @@ class TrainPanel(Panel):
         self._form = SettingsForm(self.ui.advancedContents.layout(), self.onSettingsChanged)
         self._formOf = None
         ui = self.ui
-        for method in panel_state.methods():
-            ui.methodComboBox.addItem(panel_state.method_title(method), method)
-        for preset in panel_state.presets():
+        for method in run_texts.methods():
+            ui.methodComboBox.addItem(run_texts.method_title(method), method)
+        for preset in run_texts.presets():
             ui.presetComboBox.addItem(f"{preset.name} ({preset.minutes:g} min)", preset.minutes)
         ui.presetComboBox.addItem(_("Other"), None)
         for title in (_("Losses"), _("Dice and shares")):
@@ -68,7 +68,7 @@ class TrainPanel(Panel):
     @property
     def method(self) -> str:
         """The chosen method."""
-        return self.ui.methodComboBox.itemData(self.ui.methodComboBox.currentIndex) or panel_state.methods()[0]
+        return self.ui.methodComboBox.itemData(self.ui.methodComboBox.currentIndex) or run_texts.methods()[0]
 
     def onMethodChosen(self, index: int) -> None:
         self.logic.getParameterNode().method = self.method
@@ -86,7 +86,7 @@ class TrainPanel(Panel):
             self._showPreset(minutes)
 
     def _showPreset(self, minutes: float) -> None:
-        preset = panel_state.preset_of(minutes)
+        preset = run_texts.preset_of(minutes)
         self.ui.presetComboBox.setCurrentIndex(preset if preset >= 0 else self.ui.presetComboBox.count - 1)
 
     def onAdvancedToggled(self, on: bool) -> None:
@@ -104,7 +104,7 @@ class TrainPanel(Panel):
         descriptions = self.logic.trainingSettings()
         node = self.logic.getParameterNode()
         texts = {**dict(node.settings), **self._form.texts()}
-        node.settings = panel_state.changed_settings(texts, descriptions)
+        node.settings = advanced_form.changed_settings(texts, descriptions)
         self.desk.refresh()
 
     def takeDefaults(self) -> None:
@@ -118,7 +118,7 @@ class TrainPanel(Panel):
         return _("Changed: {names}").format(names=", ".join(changed)) if changed else ""
 
     def _assignments(self) -> list:
-        settings = panel_state.assignments(dict(self.logic.getParameterNode().settings), self.method)
+        settings = advanced_form.assignments(dict(self.logic.getParameterNode().settings), self.method)
         return [*settings, f"device={self.desk.device}"]
 
     @property
@@ -226,17 +226,17 @@ class TrainPanel(Panel):
 
     def _showJob(self, job) -> None:
         ui = self.ui
-        percent = panel_state.progress_percent(job.progress)
+        percent = run_texts.progress_percent(job.progress)
         if job.is_running:
             ui.progressBar.setMaximum(0 if percent < 0 else 100)
             ui.progressBar.setValue(max(0, percent))
-            ui.stageLabel.text = panel_state.progress_text(job.progress, job.state, job.is_cancelled)
+            ui.stageLabel.text = run_texts.progress_text(job.progress, job.state, job.is_cancelled)
         else:
             status = job.folder.read_status()
             ui.progressBar.setMaximum(100)
             ui.progressBar.setValue(100 if job.state == "finished" else max(0, percent))
-            ui.stageLabel.text = panel_state.outcome_text(job.state, status.iteration if status else 0, job.task)
-        ui.metricsLabel.text = panel_state.metrics_text(job.metrics)
+            ui.stageLabel.text = run_texts.outcome_text(job.state, status.iteration if status else 0, job.task)
+        ui.metricsLabel.text = run_texts.metrics_text(job.metrics)
         ui.warningsLabel.text = "\n".join(dict.fromkeys(job.warnings))
         ui.warningsLabel.visible = bool(job.warnings)
 
@@ -287,6 +287,15 @@ class TrainPanel(Panel):
 
     # Showing ---------------------------------------------------------------------------------------------------------
 
+    def onCohortChanged(self) -> None:
+        self.job = None
+        ui = self.ui
+        ui.progressBar.setMaximum(100)
+        ui.progressBar.setValue(0)
+        ui.metricsLabel.text = ""
+        ui.warningsLabel.hide()
+        ui.plotFrame.hide()
+
     def onOpened(self) -> None:
         self._isOpen = True
         self._makePlotWidget()
@@ -313,19 +322,14 @@ class TrainPanel(Panel):
         self._isFilling = True
         ui = self.ui
         ui.methodComboBox.setCurrentIndex(max(0, ui.methodComboBox.findData(node.method)))
-        ui.methodLabel.text = panel_state.method_advice(self.method)
+        ui.methodLabel.text = run_texts.method_advice(self.method)
         if ui.minutesSpinBox.value != node.minutes:
             ui.minutesSpinBox.value = node.minutes
         self._showPreset(node.minutes)
         self._fillWarmStarts(now)
         self._isFilling = False
-        if not now.is_open:
-            self.job = None
-            ui.plotFrame.hide()
-        if self.job is None:
-            ui.progressBar.setValue(0)
+        if self._newestJob() is None:
             ui.stageLabel.text = "" if actions["startButton"].enabled else actions["startButton"].why_not
-            ui.metricsLabel.text = ""
 
     def _fillWarmStarts(self, now) -> None:
         combo = self.ui.warmStartComboBox

@@ -8,6 +8,7 @@ from pathlib import Path
 import qt
 import slicer
 
+from SemiSupSegLib.slicer_bridge.class_segments import count_voxels
 from SemiSupSegLib.slicer_bridge.nodes import KIND_ATTRIBUTE
 
 from .sampleCohort import makeSampleCohort
@@ -149,9 +150,7 @@ class StraightRoad:
         return milliseconds
 
     def _counts(self) -> dict:
-        from .AnnotatePanel import countVoxels
-
-        return countVoxels(self.desk.panel("AnnotatePanel").nodes.annotation)
+        return count_voxels(self.desk.panel("AnnotatePanel").nodes.annotation)
 
     def propose(self) -> None:
         """Switch the superpixel proposals on, paint a stroke, and see what is proposed; accept it and undo that."""

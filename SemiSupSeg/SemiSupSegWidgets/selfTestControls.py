@@ -96,6 +96,24 @@ class ControlSteps:
     def _await(self, isSo) -> None:
         self.test.assertTrue(self.road.wait(LONGEST_SECONDS, isSo), "the training didn't follow")
 
+    def changeCohort(self) -> None:
+        """Open another cohort: nothing is said of the one before. A folder that takes no file changes nothing."""
+        project, shown = self.logic.project, self.desk.shown
+        panel = self.road.openPanel("CohortPanel")
+        panel.open(project.path / "inside a file")
+        self.test.assertIs(self.logic.project, project)
+        self.test.assertEqual(self.desk.shown, shown)
+        panel.open(self.road.folder / "another")
+        self.road.wait(0.5)
+        ui = self.desk.panel("TrainPanel").ui
+        self.test.assertEqual((ui.progressBar.value, ui.metricsLabel.text), (0, ""))
+        self.test.assertFalse(ui.plotFrame.visible)
+        self.test.assertEqual(self.desk.panel("ResultsPanel").ui.modelList.count, 0)
+        panel.open(project.path)
+        self.desk.panel("AnnotatePanel").showCase(shown)
+        self.road.wait(0.5)
+        self.road.say("cohorts changed")
+
     def chooseOverlay(self) -> None:
         """Lay the doubt over the scan, and take it off again."""
         panel = self.road.openPanel("ResultsPanel")

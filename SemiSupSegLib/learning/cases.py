@@ -225,7 +225,7 @@ def _check_annotations(cases: Iterable[TrainingCase], annotations: str) -> None:
         dense = annotations == "dense only"
         raise CohortError(
             "No training case has a dense label." if dense else "No training case has an annotated voxel.",
-            "Add dense labels, or choose the method 'partial' or 'sp3' for scribbles."
+            "Add dense labels, or choose the method 'sp3', which learns from scribbles."
             if dense
             else "Paint scribbles of every class, background too, on a few cases.",
             code=ErrorCode.NO_ANNOTATION,

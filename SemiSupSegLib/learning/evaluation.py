@@ -53,13 +53,13 @@ def evaluate_folder(
     if not folder.is_dir():
         raise CohortError(
             f"There is no folder '{folder}'.",
-            "Name the folder that predict wrote to.",
+            "Predict first, or check the path.",
             code=ErrorCode.MISSING_FILE,
         )
     if not any(case.label is not None for case in cohort.cases):
         raise CohortError(
             "The cohort has no dense label to compare with.",
-            "Create a cohort with --labels, and evaluate with that one.",
+            "Add complete labels to its cases, or evaluate with a cohort that has them.",
         )
     chosen = [cohort.case(each) for each in cases] if cases else _both(folder, cohort)
     if not chosen:

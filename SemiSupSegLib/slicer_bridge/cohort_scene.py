@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import slicer
 
-from ..cohort import AnnotationFile, Case, Cohort, Role, create_cohort
+from ..cohort import AnnotationFile, Case, Cohort, Role
+from ..cohort_creation import create_cohort
 from ..cohort_lint import Finding, lint_cohort
 from ..errors import CohortError, ErrorCode, SemiSupSegError, VolumeError
 from ..file_pairing import FileSource, image_files

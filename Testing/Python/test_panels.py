@@ -22,7 +22,7 @@ from SemiSupSegLib.doctor import Advice
 from SemiSupSegLib.errors import ErrorCode, SemiSupSegError
 from SemiSupSegLib.events import Event
 from SemiSupSegLib.runs import State
-from SemiSupSegLib.slicer_bridge import panel_state
+from SemiSupSegLib.slicer_bridge import advanced_form, case_texts, computer_texts, panel_state, run_texts
 from SemiSupSegLib.slicer_bridge.case_table import CaseRow
 from SemiSupSegLib.slicer_bridge.compute import Compute
 from SemiSupSegLib.slicer_bridge.console_tasks import ConsoleTask, install_steps, installation_error, lint_task
@@ -288,6 +288,8 @@ def test_a_working_run_is_not_deleted_and_a_finished_one_not_resumed():
 
     assert not actions(card(state=State.RUNNING))["deleteButton"].enabled
     assert not actions(card())["resumeButton"].enabled
+    predicting = Situation(is_open=True, cards=(card(),), card=card(), predicting=True)
+    assert not panel_state.results_actions(predicting)["deleteButton"].enabled
     stopped = card(state=State.CANCELLED, can_resume=True)
     assert actions(stopped)["deleteButton"].enabled
     assert actions(stopped)["resumeButton"].enabled
@@ -297,55 +299,62 @@ def test_a_working_run_is_not_deleted_and_a_finished_one_not_resumed():
 
 
 def test_a_row_has_a_text_for_every_header():
-    assert len(panel_state.case_cells(ROW)) == len(panel_state.case_headers()) == panel_state.CASE_COLUMNS
-    assert panel_state.case_cells(replace(ROW, dimensions=None, spacing=None))[1] == "?"
-    assert panel_state.case_cells(replace(STROKES, has_reference=True))[2] == "scribbles\n1.0 %, + label"
+    assert len(case_texts.case_cells(ROW)) == len(case_texts.case_headers()) == case_texts.CASE_COLUMNS
+    assert case_texts.case_cells(replace(ROW, dimensions=None, spacing=None))[1] == "?"
+    assert case_texts.case_cells(replace(STROKES, has_reference=True))[2] == "scribbles\n1.0 %, + label"
 
 
 def test_findings_show_in_their_row_with_what_to_do():
     findings = (Finding("a", "warning", "It is odd.", "Look at it."), Finding("b", "error", "Bad.", "Fix it."))
-    assert panel_state.status_icon(ROW, findings) == "warning"
-    assert panel_state.status_tip(ROW, findings) == "a: It is odd. Look at it."
-    assert panel_state.status_icon(replace(ROW, problem="Unreadable."), ()) == "error"
+    assert case_texts.status_icon(ROW, findings) == "warning"
+    assert case_texts.status_tip(ROW, findings) == "a: It is odd. Look at it."
+    assert case_texts.status_icon(replace(ROW, problem="Unreadable."), ()) == "error"
 
 
 def test_the_annotated_share_names_what_is_missing():
-    text = panel_state.annotated_text({"liver": 50, "background": 0}, 1000)
+    text = case_texts.annotated_text({"liver": 50, "background": 0}, 1000)
     assert "liver 5.0 %" in text
     assert "Not painted yet: background" in text
-    assert panel_state.annotated_text({"liver": 0}, 1000).startswith("Nothing")
+    assert case_texts.annotated_text({"liver": 0}, 1000).startswith("Nothing")
+
+
+def test_a_complete_label_has_nothing_to_paint_yet():
+    text = case_texts.annotated_text({"liver": 50, "tumor": 0}, 1000, "label")
+    assert "liver 5.0 %" in text
+    assert "no tumor" in text
+    assert "yet" not in text
 
 
 def test_progress_says_stage_iterations_and_time():
     event = Event(
         "progress", 0.0, {"stage": "Training", "fraction": 0.5, "iteration": 5, "iterations": 10, "seconds_left": 61}
     )
-    assert panel_state.progress_text(event, State.RUNNING) == "Training, iteration 5 of 10, 1:01 left"
-    assert panel_state.progress_percent(event) == 50
-    assert panel_state.progress_percent(None) == -1
-    assert panel_state.progress_text(event, State.PAUSED) == "Paused"
-    assert panel_state.progress_text(event, State.RUNNING, is_cancelled=True).startswith("Stopping")
+    assert run_texts.progress_text(event, State.RUNNING) == "Training, iteration 5 of 10, 1:01 left"
+    assert run_texts.progress_percent(event) == 50
+    assert run_texts.progress_percent(None) == -1
+    assert run_texts.progress_text(event, State.PAUSED) == "Paused"
+    assert run_texts.progress_text(event, State.RUNNING, is_cancelled=True).startswith("Stopping")
 
 
 def test_a_training_that_was_stopped_says_whether_it_can_go_on():
-    assert "go on" in panel_state.outcome_text(State.CANCELLED, 7, "train")
-    assert "go on" not in panel_state.outcome_text(State.CANCELLED, 0, "train")
+    assert "go on" in run_texts.outcome_text(State.CANCELLED, 7, "train")
+    assert "go on" not in run_texts.outcome_text(State.CANCELLED, 0, "train")
 
 
 def test_every_method_has_a_title_and_advice_in_two_lines():
     for method in METHODS:
-        assert panel_state.method_title(method) != method
-        assert panel_state.method_advice(method).count("\n") == 1
+        assert run_texts.method_title(method) != method
+        assert run_texts.method_advice(method).count("\n") == 1
 
 
 def test_every_state_has_a_word():
-    assert len({panel_state.state_text(state) for state in State}) == len(State)
+    assert len({run_texts.state_text(state) for state in State}) == len(State)
 
 
 def test_presets_are_3_20_and_120_minutes():
-    assert [each.minutes for each in panel_state.presets()] == [3, 20, 120]
-    assert panel_state.preset_of(20) == 1
-    assert panel_state.preset_of(7) == -1
+    assert [each.minutes for each in run_texts.presets()] == [3, 20, 120]
+    assert run_texts.preset_of(20) == 1
+    assert run_texts.preset_of(7) == -1
 
 
 # -- the Advanced form ------------------------------------------------------------------------------------------------
@@ -357,27 +366,27 @@ def test_the_form_offers_every_setting_that_no_other_widget_asks_for():
     offered = {
         each.key
         for method in METHODS
-        for members in panel_state.form_groups(DESCRIPTIONS, method).values()
+        for members in advanced_form.form_groups(DESCRIPTIONS, method).values()
         for each in members
     }
-    assert {each.key for each in DESCRIPTIONS} - offered == set(panel_state.ON_THE_PANEL)
+    assert {each.key for each in DESCRIPTIONS} - offered == set(advanced_form.ON_THE_PANEL)
 
 
 def test_the_form_shows_only_the_chosen_methods_own_settings():
-    groups = panel_state.form_groups(DESCRIPTIONS, "sgrs")
+    groups = advanced_form.form_groups(DESCRIPTIONS, "sgrs")
     assert "sgrs" in groups
     assert "sp3" not in groups
 
 
 def test_an_untouched_form_changes_nothing():
-    texts = {each.key: panel_state.setting_text(each.default) for each in DESCRIPTIONS}
-    assert panel_state.changed_settings(texts, DESCRIPTIONS) == {}
-    assert panel_state.changed_settings({"seed": " ", "plan.patch": ""}, DESCRIPTIONS) == {}, "emptied is the default"
-    assert panel_state.changed_settings({"seed": "3"}, DESCRIPTIONS) == {"seed": "3"}
+    texts = {each.key: advanced_form.setting_text(each.default) for each in DESCRIPTIONS}
+    assert advanced_form.changed_settings(texts, DESCRIPTIONS) == {}
+    assert advanced_form.changed_settings({"seed": " ", "plan.patch": ""}, DESCRIPTIONS) == {}, "emptied is the default"
+    assert advanced_form.changed_settings({"seed": "3"}, DESCRIPTIONS) == {"seed": "3"}
 
 
 def test_a_tip_says_meaning_range_default_and_name():
-    tips = {each.key: panel_state.setting_tip(each) for each in DESCRIPTIONS}
+    tips = {each.key: advanced_form.setting_tip(each) for each in DESCRIPTIONS}
     assert tips["seed"] == "Seed of every random number. (0 – 2147483647)\nDefault: 0\nseed"
     assert "Default: automatic" in tips["plan.patch"]
     assert "Default: false, false, false" in tips["augmentation.mirror"]
@@ -395,14 +404,14 @@ def test_a_tip_says_meaning_range_default_and_name():
     ],
 )
 def test_texts_of_the_form_become_settings(key, text, value):
-    settings = TrainingSettings().with_overrides(panel_state.assignments({key: text}, "sp3"))
+    settings = TrainingSettings().with_overrides(advanced_form.assignments({key: text}, "sp3"))
     for part in key.split("."):
         settings = getattr(settings, part)
     assert settings == value
 
 
 def test_settings_of_other_methods_stay_at_home():
-    assert panel_state.assignments({"sgrs.weight": "2", "seed": "3"}, "sp3") == ["seed=3"]
+    assert advanced_form.assignments({"sgrs.weight": "2", "seed": "3"}, "sp3") == ["seed=3"]
 
 
 # -- small jobs in a process of their own -----------------------------------------------------------------------------
@@ -505,7 +514,7 @@ def test_a_computer_that_lacks_packages_is_told_of_the_button():
     lacking = Advice("Training lacks monai.", "Install it: python -m pip install monai", blocks=True, topic="packages")
     crashed = Advice("Importing the packages ended the process.", "Install torch again.", blocks=True)
     report = {"ready": False, "packages": [], "devices": [], "advice": [asdict(lacking), asdict(crashed)]}
-    text = panel_state.computer_text(report)
+    text = computer_texts.computer_text(report)
     assert "lacks monai. Install gets them." in text
     assert "Install torch again." in text
     assert "pip" not in text
