@@ -51,6 +51,8 @@ class Model:
         Classes of which only the largest component is kept by default.
     mirror : tuple of bool
         Axes (i, j, k) along which training mirrored, so that prediction may too.
+    whereabouts : dict
+        Where each class lies, as `learning.whereabouts.Whereabouts` reads it; empty if unknown.
     summary : dict
         About the training: iterations, minutes, cases, device, versions, date, curves' ends.
     """
@@ -63,6 +65,7 @@ class Model:
     recommended: str = "teacher"
     largest_component: tuple[int, ...] = ()
     mirror: tuple[bool, bool, bool] = (False, False, False)
+    whereabouts: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -98,6 +101,7 @@ class Model:
                 recommended=str(body["recommended"]),
                 largest_component=tuple(int(each) for each in body["largest_component"]),
                 mirror=tuple(bool(each) for each in body["mirror"]),
+                whereabouts=dict(body.get("whereabouts", {})),
                 summary=dict(body["summary"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -116,6 +120,7 @@ class Model:
                 "recommended": self.recommended,
                 "largest_component": list(self.largest_component),
                 "mirror": list(self.mirror),
+                "whereabouts": self.whereabouts,
                 "summary": self.summary,
             },
         )

@@ -96,6 +96,7 @@ class Looks:
 
         # What people accepted is no stroke: it lies where a network or superpixels had it.
         cases = [replace(case, annotation=case.strokes) for case in run.data.cases]
+        n_classes, whereabouts = run.plan.n_classes, run.trainer.whereabouts
         run.trainer.one_piece = tuple(run.processes.of_leader(
-            lambda: list(classes_that_strokes_show_as_one_piece(cases, labels, run.plan.n_classes))
+            lambda: list(classes_that_strokes_show_as_one_piece(cases, labels, n_classes, whereabouts))
         ))  # fmt: skip

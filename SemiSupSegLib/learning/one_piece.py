@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..labels import IGNORE, LabelSchema
 from .cases import TrainingCase
+from .postprocessing import largest_component
+from .whereabouts import Whereabouts
 
 _FEWEST_STROKES = 4
 _SHARE = 0.95
@@ -50,15 +52,18 @@ def _is_one_piece(labels: NDArray, label: int) -> bool:
 
 
 def classes_that_strokes_show_as_one_piece(
-    cases: Iterable[TrainingCase], predict: Callable[[Tensor], Tensor], n_classes: int
+    cases: Iterable[TrainingCase],
+    predict: Callable[[Tensor], Tensor],
+    n_classes: int,
+    whereabouts: Whereabouts = Whereabouts({}),  # noqa: B008 (frozen)
 ) -> tuple[int, ...]:
     """Classes whose strokes lie together in one component of what is predicted of them.
 
     Whoever has several lesions to show paints several; whoever paints one organ on many slices paints what a fair
     prediction joins. So a class is one piece if it has at least four strokes, 95 % of their voxels lie in one component
-    of the class in each case's prediction, that is the largest in half of the cases or more (it is the one that will be
-    kept), and at most 5 % of the other strokes are predicted as the class. A poor prediction says nothing: then no
-    class is.
+    of the class in each case's prediction, that is the one that will be kept in half of the cases or more (the largest,
+    or the one in the class's usual place), and at most 5 % of the other strokes are predicted as the class. A poor
+    prediction says nothing: then no class is.
 
     Parameters
     ----------
@@ -68,8 +73,10 @@ def classes_that_strokes_show_as_one_piece(
         Image ``(k, j, i)`` on the plan's grid to class indices of that shape.
     n_classes : int
         Background included.
+    whereabouts : Whereabouts
+        Where the classes lie.
     """
-    strokes, painted, together, others, wrong, shown_in, largest_in = np.zeros((7, n_classes), dtype=np.int64)
+    strokes, painted, together, others, wrong, shown_in, kept_in = np.zeros((7, n_classes), dtype=np.int64)
     for case in _spread([case for case in cases if case.annotation is not None]):
         annotation, predicted = case.annotation.cpu().numpy(), predict(case.image).cpu().numpy()
         for label in range(1, n_classes):
@@ -80,13 +87,12 @@ def classes_that_strokes_show_as_one_piece(
             of_strokes = np.bincount(pieces[own], minlength=2)[1:]
             together[label] += of_strokes.max()
             shown_in[label] += own.any()
-            largest_in[label] += (
-                of_strokes.any() and of_strokes.argmax() == np.bincount(pieces[pieces > 0]).argmax() - 1
-            )
+            kept = largest_component(pieces, whereabouts.weights(label, pieces.shape))
+            kept_in[label] += of_strokes.any() and kept[pieces == of_strokes.argmax() + 1].any()
             others[label] += other.sum()
             wrong[label] += (other & (pieces > 0)).sum()
     shown = (strokes >= _FEWEST_STROKES) & (together >= _SHARE * painted) & (wrong <= (1 - _SHARE) * others)
-    shown &= 2 * largest_in >= shown_in
+    shown &= 2 * kept_in >= shown_in
     return tuple(int(label) for label in np.flatnonzero(shown))
 
 

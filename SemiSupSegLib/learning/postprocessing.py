@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,19 @@ from scipy.ndimage import find_objects, label, maximum_filter
 
 _COUNTED_AT_ONCE = 8_000_000
 
+AxisWeights = tuple[NDArray, ...]
+"""A vector an axis; a voxel's weight is the product of its numbers."""
 
-def largest_component(mask: NDArray) -> NDArray:
+
+def largest_component(mask: NDArray, weights: AxisWeights | None = None) -> NDArray:
     """The largest 6-connected (in 2D 4-connected) component of a mask.
 
     Parameters
     ----------
     mask : numpy.ndarray
         ``(k, j, i)`` or ``(j, i)``; whatever isn't 0 belongs to the mask.
+    weights : tuple of numpy.ndarray, optional
+        What voxels weigh; 1 if not given.
 
     Returns
     -------
@@ -34,15 +39,29 @@ def largest_component(mask: NDArray) -> NDArray:
     components, n_components = label(mask)
     if n_components < 2:
         return mask.copy()
-    sizes = np.zeros(n_components + 1, dtype=np.int64)
-    flat = components.reshape(-1)
-    for start in range(0, flat.size, _COUNTED_AT_ONCE):  # counting makes a copy of 8 bytes a voxel
-        sizes += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=n_components + 1)
-    sizes[0] = 0
+    sizes = _sizes(components, n_components) if weights is None else _weighted_sizes(components, n_components, weights)
+    sizes[0] = -1
     return components == sizes.argmax()
 
 
-def main_piece(mask: NDArray, reach: Sequence[int]) -> NDArray:
+def _sizes(components: NDArray, count: int) -> NDArray:
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    flat = components.reshape(-1)
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):  # counting makes a copy of 8 bytes a voxel
+        sizes += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=count + 1)
+    return sizes
+
+
+def _weighted_sizes(components: NDArray, count: int, weights: AxisWeights) -> NDArray:
+    sizes = np.zeros(count + 1)
+    first, *others = weights
+    of_slice = np.outer(*others) if len(others) == 2 else others[0]
+    for index, weight in enumerate(first):
+        sizes += weight * np.bincount(components[index].ravel(), of_slice.ravel(), minlength=count + 1)
+    return sizes
+
+
+def main_piece(mask: NDArray, reach: Sequence[int], weights: AxisWeights | None = None) -> NDArray:
     """The largest component of a mask, and what of the mask continues it beyond a gap.
 
     Parameters
@@ -51,6 +70,8 @@ def main_piece(mask: NDArray, reach: Sequence[int]) -> NDArray:
         Bool, ``(k, j, i)`` or ``(j, i)``.
     reach : sequence of int
         Voxels, along each axis, by which components are widened: those that then touch are one piece. 0 widens none.
+    weights : tuple of numpy.ndarray, optional
+        See `largest_component`.
 
     Returns
     -------
@@ -62,7 +83,7 @@ def main_piece(mask: NDArray, reach: Sequence[int]) -> NDArray:
     >>> main_piece(np.array([[1, 1, 0, 0, 1, 0, 0, 0, 1]], dtype=bool), (0, 1)).astype(int)
     array([[1, 1, 0, 0, 1, 0, 0, 0, 0]])
     """
-    largest = largest_component(mask)
+    largest = largest_component(mask, weights)
     if not any(reach) or np.array_equal(largest, mask):
         return largest
     widened = maximum_filter(mask.view(np.uint8), size=[2 * each + 1 for each in reach], mode="constant")
@@ -70,7 +91,12 @@ def main_piece(mask: NDArray, reach: Sequence[int]) -> NDArray:
     return mask & (pieces == pieces.flat[largest.argmax()])
 
 
-def keep_largest_components(labels: NDArray, classes: Iterable[int], reach: Sequence[int] | None = None) -> NDArray:
+def keep_largest_components(
+    labels: NDArray,
+    classes: Iterable[int],
+    reach: Sequence[int] | None = None,
+    weights: Callable[[int, tuple[int, ...]], AxisWeights | None] = lambda label, shape: None,
+) -> NDArray:
     """A label map in which each of some classes keeps only its largest component.
 
     Parameters
@@ -81,6 +107,8 @@ def keep_largest_components(labels: NDArray, classes: Iterable[int], reach: Sequ
         The classes to clean. What they lose becomes background (0).
     reach : sequence of int, optional
         Voxels, along each axis, of gaps that part nothing: see `main_piece`. None if not given.
+    weights : callable, optional
+        Class and shape of `labels` to what their voxels weigh, as `whereabouts.Whereabouts.weights`.
 
     Returns
     -------
@@ -95,5 +123,7 @@ def keep_largest_components(labels: NDArray, classes: Iterable[int], reach: Sequ
             continue
         region = cleaned[box]
         mask = region == index
-        region[mask & ~main_piece(mask, reach or (0,) * mask.ndim)] = 0
+        of_class = weights(index, cleaned.shape)
+        here = of_class and tuple(each[axis] for each, axis in zip(of_class, box, strict=True))
+        region[mask & ~main_piece(mask, reach or (0,) * mask.ndim, here)] = 0
     return cleaned

@@ -28,6 +28,7 @@ from .own_grid import predicted_slabs
 from .plan import Plan, prepare_image
 from .postprocessing import keep_largest_components
 from .sliding_window import Box, SlidingWindow
+from .whereabouts import Whereabouts
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ _HELD_ANYWAY = 16_000_000
 
 _SURELY_BACKGROUND = 0.95
 """Probability of the background from which a voxel says nothing about how uncertain a case is."""
+
+_ANYWHERE = Whereabouts({})
 
 
 class Stopped(Exception):
@@ -86,6 +89,8 @@ class Predictor:
         Classes of which only the largest component is kept, and what continues it beyond a gap of a voxel or two.
     mirror : tuple of bool
         Axes (i, j, k) that may be mirrored.
+    whereabouts : Whereabouts
+        Where each class lies: of components, that in its usual place counts as larger.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Predictor:
         settings: PredictionSettings | None = None,
         largest_component: tuple[int, ...] = (),
         mirror: tuple[bool, bool, bool] = (False, False, False),
+        whereabouts: Whereabouts = _ANYWHERE,
     ):
         self.network = with_folded_norms(network)
         self.plan = plan
@@ -104,6 +110,7 @@ class Predictor:
         self.precision = plan.precision if prefers_bfloat16(device) else "float32"
         self.settings = settings or PredictionSettings()
         self.largest_component = largest_component
+        self.whereabouts = whereabouts
         self.mirror_axes = [2 - axis for axis, allowed in enumerate(mirror) if allowed and self.settings.mirroring]
 
     @classmethod
@@ -114,7 +121,8 @@ class Predictor:
         plan = Plan.from_json(model.plan)
         network = load_network(plan, model.weights_file(settings.network)).to(device)
         components = {"auto": model.largest_component, "on": tuple(range(1, plan.n_classes)), "off": ()}
-        return cls(network, plan, device, settings, components[settings.largest_component], model.mirror)
+        whereabouts = Whereabouts.from_json(model.whereabouts)
+        return cls(network, plan, device, settings, components[settings.largest_component], model.mirror, whereabouts)
 
     def on_plan_grid(self, image: Tensor, on_window: Callable[[float], None] = lambda fraction: None) -> Tensor:
         """Probabilities ``(C, k, j, i)`` of a prepared image ``(k, j, i)`` on the plan's grid.
@@ -135,7 +143,9 @@ class Predictor:
         prediction = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
         if self.largest_component:
             reach = self._voxels_of_one_planned(volume.geometry)
-            cleaned = keep_largest_components(prediction.labels, self.largest_component, reach)
+            cleaned = keep_largest_components(
+                prediction.labels, self.largest_component, reach, self.whereabouts.weights
+            )
             prediction = replace(prediction, labels=cleaned)
         return prediction
 

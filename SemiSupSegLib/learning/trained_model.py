@@ -57,6 +57,7 @@ def save_model(
         recommended="best" if best is not None else "teacher",
         largest_component=trainer.one_piece,
         mirror=settings.augmentation.mirror,
+        whereabouts=trainer.whereabouts.to_json(),
         summary={
             "iterations": trainer.iteration,
             "planned_iterations": trainer.iterations,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ from .networks import Features, SegmentationNetwork
 from .plan import Plan
 from .prediction import build_planned_network, load_weights, to_memory_format
 from .sampling import Batch, Patch, choose_cases, cut_batch, draw_centre, random_numbers
+from .whereabouts import Whereabouts
 
 _LABELED, _UNLABELED, _STEP = range(3)
 """Streams of random numbers within one iteration."""
@@ -96,6 +98,11 @@ class Trainer:
     @one_piece.setter
     def one_piece(self, classes: tuple[int, ...]) -> None:
         self.method.one_piece = classes
+
+    @functools.cached_property
+    def whereabouts(self) -> Whereabouts:
+        """Where in their scans annotated voxels of each class lie."""
+        return Whereabouts.of(case.annotation.cpu() for case in self.cases if case.annotation is not None)
 
     @property
     def fraction(self) -> float:

@@ -339,7 +339,7 @@ class TrainingRun:
     def predictor(self, network: str) -> Predictor:
         """The student or the teacher as it is now, for predicting."""
         return Predictor(copy.deepcopy(getattr(self.trainer, network)).eval(), self.plan, self.device,
-                         largest_component=self.trainer.one_piece)  # fmt: skip
+                         largest_component=self.trainer.one_piece, whereabouts=self.trainer.whereabouts)  # fmt: skip
 
     def _finish(self) -> Outcome:
         """The model as it stands, whether all iterations were done or the run was stopped."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import binary_dilation, label
 
 from SemiSupSegLib.learning.postprocessing import keep_largest_components, largest_component, main_piece
+from SemiSupSegLib.learning.whereabouts import Whereabouts
 
 SIZES = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=6)
 
@@ -66,6 +70,34 @@ def test_the_main_piece_is_what_widened_touches_the_largest_component(mask, reac
         assert np.array_equal(main_piece(mask, (reach,) * mask.ndim), wanted)
     else:
         assert not main_piece(mask, (reach,) * mask.ndim).any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES.flatmap(lambda size: hnp.arrays(bool, size)), st.integers(0, 2**32 - 1))
+def test_weights_decide_what_is_largest(mask, seed):
+    numbers = np.random.default_rng(seed)
+    weights = tuple(numbers.random(length) + 0.01 for length in mask.shape)
+    of_voxel = functools.reduce(np.multiply.outer, weights)
+    components, count = label(mask)
+    sums = [of_voxel[components == index].sum() for index in range(1, count + 1)]
+    kept = largest_component(mask, weights)
+    assert of_voxel[kept].sum() == pytest.approx(max(sums, default=0))
+    assert label(kept)[1] == min(count, 1)
+    uniform = tuple(np.ones(length) for length in mask.shape)
+    assert np.array_equal(largest_component(mask, uniform), largest_component(mask))
+
+
+def test_the_piece_in_the_usual_place_is_kept_though_another_is_larger():
+    labels = np.zeros((4, 20, 20), dtype=np.uint8)
+    labels[:, 9:12, 9:12] = 1
+    labels[:, 0:4, 0:5] = 1
+    annotation = np.full(labels.shape, 255, dtype=np.uint8)
+    annotation[1:3, 10, 8:13] = 1
+    places = Whereabouts.of([annotation])
+    kept = keep_largest_components(labels, [1], weights=places.weights)
+    assert kept[1, 10, 10] == 1
+    assert kept[1, 0, 0] == 0
+    assert keep_largest_components(labels, [1], weights=Whereabouts({}).weights)[1, 0, 0] == 1
 
 
 def test_background_is_never_cleaned():
