@@ -178,6 +178,16 @@ def test_prototype_is_no_shortcut_for_the_maximum_or_other_kernels():
         assert torch.allclose(similarities(query, references, options), prototype, atol=1e-5) == same
 
 
+@pytest.mark.parametrize("changes", [{"reduce": "max"}, {"kernel": "euclidean"}])
+def test_gradients_flow_through_the_voxels_asked_for_whatever_becomes_of_the_mask(changes):
+    query, references = torch.randn(4, 6, 6, requires_grad=True), {0: torch.randn(2, 3, 4), 1: torch.randn(2, 3, 4)}
+    masks = torch.rand(2, 6, 6) > 0.5
+    found = similarities(query, references, EmbeddingMatchingSettings(**changes), masks[0])
+    masks[1] = False  # the next patch's
+    found.sum().backward()
+    assert query.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("changes", [{}, {"reduce": "max"}, {"kernel": "euclidean"}])
 def test_similarities_of_some_voxels_are_those_of_all(changes):
     options = EmbeddingMatchingSettings(**changes)

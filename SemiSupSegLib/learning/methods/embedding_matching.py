@@ -235,7 +235,7 @@ def similarities(
     elif where is None:
         found = _every_similarity(voxels.T.float(), classes, options)
     else:
-        asked = where.flatten()
+        asked = where.flatten().clone()  # autograd keeps it, and the caller goes on writing into what it is part of
         found = torch.zeros((len(classes), len(asked)), device=query.device)
         found[:, asked] = _every_similarity(voxels[:, asked].T.float(), classes, options)
     return found.unflatten(1, query.shape[1:])
