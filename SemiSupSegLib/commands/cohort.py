@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cohort import Cohort, Role, create_cohort
+from ..cohort import Cohort, Role
+from ..cohort_creation import create_cohort
 from ..cohort_lint import Finding, lint_cohort
 from ..progress import ProgressBar
 

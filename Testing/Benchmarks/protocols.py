@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from SemiSupSegLib.cohort import Cohort, create_cohort
+from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.errors import SemiSupSegError
 
 FOLDS = 5

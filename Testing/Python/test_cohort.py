@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role, create_cohort, parse_values
+from SemiSupSegLib.class_values import parse_values
+from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
+from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.cohort_lint import lint_cohort
 from SemiSupSegLib.errors import CohortError, ErrorCode, SemiSupSegError, VolumeError
 from SemiSupSegLib.file_pairing import natural_key

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from SemiSupSegLib.cohort import create_cohort
+from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.segmentation_file import write_segmentation
 from SemiSupSegLib.volume import Geometry, Volume, write_volume

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from SemiSupSegLib.cohort import Cohort, create_cohort
+from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.launch import BOOTSTRAP
 from SemiSupSegLib.phantom import make_phantom_cohort
 from SemiSupSegLib.runs import RunFolder, RunRequest
