@@ -61,6 +61,7 @@ class CohortPanel(Panel):
         table.setColumnCount(case_texts.CASE_COLUMNS)
         table.setHorizontalHeaderLabels(case_texts.case_headers())
         table.verticalHeader().hide()
+        table.setTextElideMode(qt.Qt.ElideMiddle)  # names mostly differ at their ends
         header = table.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)

@@ -51,9 +51,7 @@ def prediction_text(row: CaseRow) -> str:
     """Whether a case is predicted and, below, how doubtful that is."""
     if not row.has_prediction:
         return ""
-    return (
-        _("yes") if row.uncertainty is None else _("yes") + "\n" + _("doubt {value:.3f}").format(value=row.uncertainty)
-    )
+    return _("yes") if row.uncertainty is None else _("doubt\n{value:.3f}").format(value=row.uncertainty)
 
 
 def role_text(role: str) -> str:
@@ -80,9 +78,9 @@ def status_icon(row: CaseRow, findings: Iterable[Finding] = ()) -> str:
 
 
 def status_tip(row: CaseRow, findings: Iterable[Finding] = ()) -> str:
-    """What is wrong with a case and what to do, a line each."""
+    """The case's name, for which the table may be too narrow, what is wrong with it and what to do, a line each."""
     mine = [finding_text(each) for each in findings if each.case_id == row.id]
-    return "\n".join([row.problem] * bool(row.problem) + mine)
+    return "\n".join([row.id, *[row.problem] * bool(row.problem), *mine])
 
 
 def finding_text(finding: Finding) -> str:

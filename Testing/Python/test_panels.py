@@ -307,7 +307,7 @@ def test_a_row_has_a_text_for_every_header():
 def test_findings_show_in_their_row_with_what_to_do():
     findings = (Finding("a", "warning", "It is odd.", "Look at it."), Finding("b", "error", "Bad.", "Fix it."))
     assert case_texts.status_icon(ROW, findings) == "warning"
-    assert case_texts.status_tip(ROW, findings) == "a: It is odd. Look at it."
+    assert case_texts.status_tip(ROW, findings) == "a\na: It is odd. Look at it."
     assert case_texts.status_icon(replace(ROW, problem="Unreadable."), ()) == "error"
 
 
@@ -522,3 +522,16 @@ def test_a_computer_that_lacks_packages_is_told_of_the_button():
 
 def test_nothing_is_installed_where_nothing_lacks(tmp_path):
     assert install_steps(Compute("python"), [], tmp_path / "pins.txt", None) == []
+
+
+def test_tab_leaves_every_table_for_what_comes_next():
+    tables = [
+        (path.name, table)
+        for path in sorted(UI.glob("*.ui"))
+        for table in ElementTree.parse(path).iter("widget")
+        if table.get("class") == "QTableWidget"
+    ]
+    assert tables
+    for name, table in tables:
+        values = {each.get("name"): each.findtext("bool") for each in table.findall("property")}
+        assert values.get("tabKeyNavigation") == "false", (name, table.get("name"))
