@@ -180,10 +180,13 @@ class Trainer:
         composition = self.method.composition(fraction)
         numbers = random_numbers(self.settings.seed, self.iteration, _STEP)
         annotated = [case for case in self.cases if case.annotation is not None]
-        unlabeled = [case for case in self.cases if case.annotation is None] or annotated
+        unlabeled = [case for case in self.cases if case.annotation is None]
+        if not unlabeled and not self.method.learns_beside_annotations:
+            unlabeled = annotated
+        n_unlabeled = composition.unlabeled if unlabeled else 0
         return Step(
             labeled=self._draw(annotated, composition.labeled, _LABELED),
-            unlabeled=self._draw(unlabeled, composition.unlabeled, _UNLABELED) if composition.unlabeled else None,
+            unlabeled=self._draw(unlabeled, n_unlabeled, _UNLABELED) if n_unlabeled else None,
             student=lambda x: self._forward_student(x)[0],
             teacher=lambda x, dropout=False: self._forward_teacher(x, dropout)[0],
             student_features=lambda x: Features(*self._forward_student(x, embedding=True)),

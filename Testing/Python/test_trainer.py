@@ -81,6 +81,26 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(cases, tmp_p
     assert load_newest_checkpoint(tmp_path).iteration == 5
 
 
+@pytest.mark.parametrize("method", ["sp3", "mean_teacher"])
+def test_where_every_case_is_annotated_its_own_patches_stand_for_unlabeled_ones(cases, method, monkeypatch):
+    seen = []
+    forward = Trainer._forward_student
+    monkeypatch.setattr(
+        Trainer, "_forward_student", lambda self, x, **rest: seen.append(len(x)) or forward(self, x, **rest)
+    )
+    parts = steps(
+        a_trainer(cases[:2], f"method={method}", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1
+    )
+    parts += steps(a_trainer(cases, f"method={method}", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
+    assert seen[1] == 2 * seen[0]
+    assert all(each["pseudo" if method == "sp3" else "consistency"] > 0 for each in parts)
+
+
+def test_other_methods_take_annotated_patches_as_unlabeled_ones_where_there_are_no_others(cases):
+    parts = steps(a_trainer(cases[:2], "method=sgrs", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
+    assert parts[0]["regional cross-entropy"] > 0
+
+
 def test_equal_seeds_give_equal_numbers_and_others_do_not(cases):
     first, second, other = (a_trainer(cases, "method=sp3", f"seed={seed}") for seed in (3, 3, 4))
     assert steps(first, 4) == steps(second, 4)

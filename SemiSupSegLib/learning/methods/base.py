@@ -31,7 +31,8 @@ class Step:
     Attributes
     ----------
     labeled, unlabeled : Batch
-        Patches with annotation, and patches of unlabeled cases (None where the method asked for none).
+        Patches with annotation, and patches of unlabeled cases (None where the method asked for none, or learns from
+        annotated ones what it would from them and there are no unlabeled cases).
     student, teacher : callable
         Image ``(B, 1, *spatial)`` to logits ``(B, C, *spatial)`` float32, in the planned precision. The teacher's
         carry no gradient.
@@ -78,6 +79,9 @@ class Method:
     name = ""
     uses_unlabeled = False
     uses_superpixels = False
+    learns_beside_annotations = False
+    """Whether what is learned from unlabeled patches is learned from annotated ones, too. Then no others are drawn
+    where every case is annotated, as often with scribbles."""
     usual_start = 0.4
     """Share of the training that is spent on annotations alone, unless settings say otherwise."""
     trains_on = "auto"

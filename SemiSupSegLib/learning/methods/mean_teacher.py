@@ -20,6 +20,7 @@ class MeanTeacher(Method):
 
     name = "mean_teacher"
     uses_unlabeled = True
+    learns_beside_annotations = True
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -33,7 +34,7 @@ class MeanTeacher(Method):
         if weight == 0:
             supervised = self.supervised(step.student(step.strong(step.labeled.image)), step.labeled)
             return Losses(supervised, {"supervised": supervised})
-        image = step.labeled.joined(step.unlabeled).image
+        image = (step.labeled if step.unlabeled is None else step.labeled.joined(step.unlabeled)).image
         teacher = softmax(step.teacher(noisy(image, self.options.noise), dropout=self.options.teacher_dropout))
         logits = step.student(step.strong(image))
         supervised = self.supervised(split(logits, step.labeled)[0], step.labeled)
