@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_core import slowness
 
 from SemiSupSegLib.companion import load_labels, make_room
 from SemiSupSegLib.companion_client import BOOTSTRAP, CompanionClient, SuperpixelRequest
@@ -83,17 +84,19 @@ def test_a_damaged_cache_file_is_made_again(client, image):
 
 def test_progress_grows_and_poll_never_waits(client, big_image):
     request = client.compute_superpixels(big_image, SPACING)
-    fractions, longest = [], 0.0
+    fractions, on_core, on_clock = [], [], []
     while not request.is_over:
-        begin = time.process_time()
+        begin, clock = time.thread_time(), time.perf_counter()
         client.poll()
-        longest = max(longest, time.process_time() - begin)
+        on_core.append(time.thread_time() - begin)
+        on_clock.append(time.perf_counter() - clock)
         fractions.append(request.fraction)
         time.sleep(0.02)
     assert request.error is None
     assert fractions == sorted(fractions)
     assert len({each for each in fractions if 0 < each < 1}) >= 3
-    assert longest < 0.05
+    assert max(on_core) < 0.05 * slowness()
+    assert sorted(on_clock)[len(on_clock) // 2] < 0.02  # a busy machine holds up some polls; waiting would be most
 
 
 def test_the_newest_request_wins(client, image, big_image):

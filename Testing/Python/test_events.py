@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_core import slowness
 
 from SemiSupSegLib import events
 from SemiSupSegLib.events import Command, RateLimit, decode_command, decode_line, encode_command, encode_event
@@ -78,7 +79,7 @@ def test_the_worst_line_is_decoded_in_a_part_of_a_polls_budget(unit):
         began = time.thread_time()  # not the time that a busy machine takes from us
         assert decode_line(worst) is not None
         seconds.append(time.thread_time() - began)
-    assert min(seconds) < 0.006
+    assert min(seconds) < 0.006 * slowness()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from Testing.Benchmarks.speed import command, report
+from Testing.Benchmarks.speed import command, measure, report
 from Testing.Benchmarks.speed.measure import alternate, peak_memory, side_by_side
 from Testing.Benchmarks.speed.rows import MissingPeer, Options, Row, attempt, require
 
@@ -76,18 +75,25 @@ def test_results_are_compared_before_any_timing():
     assert row.note == "one digit apart"
 
 
-def test_median_is_of_the_call_alone():
+def test_median_is_of_the_call_alone(monkeypatch):
+    clock = [0.0]
+    ours, theirs = iter([9.0, 0.01, 0.5, 0.01]), iter([9.0, 0.03, 0.03, 0.7])  # the first is that of the check
+
+    def takes(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
     row = side_by_side(
         "work",
         "peer",
-        lambda: time.sleep(0.01),
-        lambda: time.sleep(0.03),
+        lambda: takes(next(ours)),
+        lambda: takes(next(theirs)),
         check=lambda ours, theirs: True,
         unit="ms",
         repetitions=3,
-        before=lambda: time.sleep(0.05),
+        before=lambda: takes(0.05),
     )
-    assert 10 <= row.ours < 30 <= row.theirs < 50
+    assert (row.ours, row.theirs) == (pytest.approx(10), pytest.approx(30))
 
 
 def test_calls_take_turns_and_alternate_their_order():
