@@ -93,6 +93,7 @@ class EmbeddingMatchingSettings(Settings):
     entropy_everywhere: bool = setting(False, "L_EN over all voxels, not only unreliable ones")
     temperature: float = setting(1.0, "Temperature of the similarities in L_EN", minimum=0.01, maximum=10)
     pooled: bool = setting(False, "Average references over the batch instead of pairing")
+    over_unreliable: bool = setting(False, "L_NN and L_EN are means over unreliable voxels, as published, not over all")
     published_schedule: bool = setting(
         False, "One ramp over the whole training for weights and threshold, instead of the general schedule"
     )

@@ -56,6 +56,7 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "Euclidean, mean": ("embedding_matching.kernel=euclidean",),
         "Euclidean, maximum": ("embedding_matching.kernel=euclidean", "embedding_matching.reduce=max"),
         "references pooled": ("embedding_matching.pooled=true",),
+        "means over unreliable voxels": ("embedding_matching.over_unreliable=true",),
         "schedule as published": ("embedding_matching.published_schedule=true",),
     },
     "mean_teacher": {

@@ -268,6 +268,18 @@ def test_l_nn_reaches_the_student_through_its_logits_alone():
     assert query.grad is None
 
 
+def test_a_voxel_weighs_alike_however_few_are_unreliable_unless_as_published():
+    found = []
+    for over_unreliable in ("false", "true"):
+        bench = unreliable_bench(f"embedding_matching.over_unreliable={over_unreliable}")
+        logits, query, teacher, unreliable = matching_inputs(bench)
+        unreliable[:, : SIZE // 2] = False
+        torch.manual_seed(0)
+        bench.step.numbers = np.random.default_rng(0)
+        found.append(torch.stack(bench.method.matching_losses(bench.step, logits, query, teacher, unreliable)))
+    torch.testing.assert_close(found[0], unreliable.float().mean() * found[1])
+
+
 @settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_each_loss_sees_the_logits_of_its_own_voxels_only(seed):
@@ -385,7 +397,7 @@ def test_network_gets_the_papers_dropout():
     [
         "matching_loss=false", "entropy_loss=false", "uncertainty_weight=0", "pseudo_weight=0", "pooled=true",
         "kernel=euclidean", "reduce=max", "temperature=0.5", "passes=2", "references=2", "draws=1", "teacher_noise=0",
-        "student_noise=0", "published_schedule=true",
+        "student_noise=0", "published_schedule=true", "over_unreliable=true",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):

@@ -9,6 +9,12 @@ the weights of the unlabeled losses alike; ``published_schedule=True`` does that
 first, as with every method here, and the weights then rise quickly. Then the threshold must not follow the weights: at
 its end it is ln 2, where of two classes nothing is uncertain and matching has nothing left to do. So the threshold
 takes the rest of the training to rise, with T counted from where the unlabeled losses join.
+
+The means. In the paper L_NN and L_EN are means over the unreliable voxels; ``over_unreliable=True`` does that. They are
+few, 4 % at first and less and less, so one of them weighs twenty to hundreds of times what a reliable one does, and
+what matching gets wrong beside an organ floods it: on the left atrium, four labeled scans and no dropout, Dice of
+validation scans fell from 0.82 without matching to 0.65 (precision 0.50), whether references were averaged, searched
+for the nearest, or drawn from everywhere. By default the sums are divided by all voxels: 0.81 (one run each).
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from ...method_settings import EmbeddingMatchingSettings
 from ...training_settings import TrainingSettings
 from ..cosines import SHORTEST, cosines
 from ..losses import ramp_sigmoid, softmax_entropy, weighted_cross_entropy, winners
-from ..masked_mean import masked_mean
+from ..masked_mean import MaskedMean, masked_mean
 from ..plan import Plan
 from ..sampling import Batch
 from .base import Losses, Method, Step, noisy, softmax, split
@@ -133,9 +139,15 @@ class EmbeddingMatching(Method):
             similarity = similarities(query[index], each, options, chosen[index])  # (classes, *spatial)
             matched[index] = classes[similarity.detach().argmax(dim=0)]
             entropies[index] = softmax_entropy(similarity[None] / options.temperature)[0]
-        l_nn = weighted_cross_entropy(logits, matched, unreliable & chosen).value if options.matching_loss else nothing
-        l_en = masked_mean(entropies, chosen).value if options.entropy_loss else nothing
-        return l_nn, l_en
+        l_nn = weighted_cross_entropy(logits, matched, unreliable & chosen) if options.matching_loss else None
+        l_en = masked_mean(entropies, chosen) if options.entropy_loss else None
+        return tuple(nothing if each is None else self._mean(each, chosen).value for each in (l_nn, l_en))
+
+    def _mean(self, loss: MaskedMean, voxels: Tensor) -> MaskedMean:
+        """A loss of unreliable voxels as the mean over all voxels, or as published over themselves."""
+        if self.options.over_unreliable:
+            return loss
+        return MaskedMean(loss.numerator, loss.numerator.new_tensor(float(voxels.numel())))
 
     def references(self, step: Step) -> list[References]:
         """References of each labeled patch, embedded by the teacher on a noisy copy, with dropout as in training."""
