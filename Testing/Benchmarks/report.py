@@ -75,11 +75,12 @@ def markdown(studies: Sequence[Study]) -> str:
 def title(study: Study) -> str:
     """What was trained on what, how long, and on which machine."""
     rows = study["rows"]
-    seconds = np.mean([row["seconds"] for row in rows]) / 60
-    budget = f"{seconds:.0f} minutes each" if rows[0]["device"] != "cpu" else "equal computing"
+    counts = {row["method"]: row["iterations"] for row in rows}
+    budget = ", ".join(f"`{method}` {count}" for method, count in counts.items())
+    settings = ", ".join(each for each in study["settings"] if not each.startswith("threads"))
     return (
         f"**{study['protocol'].upper()}, {study['labeled']} scans with {_annotation(study)}** ({study['form']} form, "
-        f"{budget}, {rows[0]['device']}, {study['date']})"
+        f"{rows[0]['device']}, {study['date']}{', ' + settings if settings else ''}; iterations: {budget})"
     )
 
 
