@@ -61,10 +61,18 @@ def widgets_of(panel: str) -> dict[str, str]:
     }
 
 
+PARTS = {"ResultsPanel": ("ResultsPanel", "Scores")}
+"""Files of a panel's code, where there is more than one."""
+
+
+def code_of(panel: str) -> str:
+    """What a panel's files say."""
+    return "\n".join((WIDGETS / f"{part}.py").read_text(encoding="utf-8") for part in PARTS.get(panel, (panel,)))
+
+
 def names_used(panel: str) -> set[str]:
     """The X of every ``self.ui.X`` and ``ui.X`` in a panel's code."""
-    text = (WIDGETS / f"{panel}.py").read_text(encoding="utf-8")
-    return set(re.findall(r"\bui\.(\w+)", text))
+    return set(re.findall(r"\bui\.(\w+)", code_of(panel)))
 
 
 # -- the files --------------------------------------------------------------------------------------------------------
@@ -109,9 +117,8 @@ def test_every_button_says_what_it_does(panel):
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_signals_that_are_connected_exist(panel):
-    text = (WIDGETS / f"{panel}.py").read_text(encoding="utf-8")
     classes = widgets_of(panel)
-    connected = re.findall(r'\bui\.(\w+)\.connect\(\s*"([^"]+)"', text)
+    connected = re.findall(r'\bui\.(\w+)\.connect\(\s*"([^"]+)"', code_of(panel))
     assert connected
     for name, signal in connected:
         assert signal in SIGNALS[classes[name]], (name, signal)
