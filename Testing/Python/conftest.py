@@ -26,6 +26,27 @@ def locks_of_our_own(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    """For tests of runs, which set torch's threads in this process."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors and networks as small as tests' lose more to waiting threads than they win."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root folder of the repository."""

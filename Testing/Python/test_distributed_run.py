@@ -31,18 +31,13 @@ from SemiSupSegLib.runs import RunFolder, RunRequest, State
 from SemiSupSegLib.segmentation_file import read_annotation
 from SemiSupSegLib.training_settings import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("threads_as_before")
+
 ITERATIONS = 10
 SETTINGS = (
     "method=sp3", "device=cpu", "threads=1", f"iterations={ITERATIONS}", "validations=2", "plan.features=4,8",
     "plan.patch=16,16,8", "plan.precision=float32", "schedule.unlabeled_start=0.3",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def new_run(folder: Path, *overrides: str) -> RunFolder:

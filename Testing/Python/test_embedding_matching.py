@@ -30,16 +30,10 @@ from SemiSupSegLib.learning.sampling import Batch
 from SemiSupSegLib.method_settings import EmbeddingMatchingSettings
 from SemiSupSegLib.training_settings import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = st.integers(2, 4)
 OPTIONS = EmbeddingMatchingSettings()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_references(seed, n_classes, draws=3, k=5, channels=8):

@@ -27,16 +27,9 @@ from SemiSupSegLib.learning.losses import (
     winners,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IGNORE = 255
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small lose more to waiting threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @st.composite

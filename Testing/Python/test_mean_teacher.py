@@ -11,13 +11,7 @@ from torch import nn
 
 from SemiSupSegLib.learning.methods.base import noisy
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_student_that_is_its_teacher_is_consistent():

@@ -23,17 +23,10 @@ from SemiSupSegLib.learning.layers import (
 )
 from SemiSupSegLib.learning.networks import NETWORKS, build_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = sorted(NETWORKS)
 THICK_SLICES = ((1, 2, 2), (2, 2, 2))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Networks this small lose more to waiting threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(kind="unet", dimensions=2, **options):

@@ -20,16 +20,10 @@ from SemiSupSegLib.learning.methods.sgrs_legacy import LegacySGRS
 from SemiSupSegLib.learning.trainer import Trainer
 from SemiSupSegLib.method_settings import SGRSSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = st.integers(2, 4)
 SHAPE = (2, 4, 4, 4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def views(seed, n_classes=2):

@@ -17,6 +17,8 @@ from SemiSupSegLib.learning.methods.sp3 import DynamicThreshold, Superpixels, la
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = st.integers(2, 4)
 
 
@@ -30,14 +32,6 @@ def refine(bench, p, batch, **changes):
     bench.method.options = options
     bench.method.threshold = DynamicThreshold(bench.method.plan.n_classes, options)
     return bench.method.pseudo_labels(p, batch, bench.step)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_without_expansion_and_pseudo_labels_it_is_partial_bit_for_bit():

@@ -14,16 +14,9 @@ from SemiSupSegLib.errors import VolumeError
 from SemiSupSegLib.learning.supervoxels import compute_supervoxels, superpixel_mean
 from SemiSupSegLib.superpixels import SuperpixelSettings, compute_superpixels
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors this small lose more to waiting threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 batches = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(0, 999))

@@ -22,19 +22,12 @@ import functools
 
 import numpy as np
 import pytest
-import torch
 from tiny_problem import HIGH_CONTRAST, TinyCase, dice, draw_case, scribbled, train_tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ITERATIONS = 300
 SEEDS = (0, 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @functools.lru_cache

@@ -19,15 +19,9 @@ from SemiSupSegLib.learning.methods import METHODS
 from SemiSupSegLib.learning.trainer import Trainer, hash_of, is_finite
 from SemiSupSegLib.training_settings import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ITERATIONS = 8
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

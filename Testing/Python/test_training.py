@@ -37,18 +37,13 @@ from SemiSupSegLib.segmentation_file import read_annotation
 from SemiSupSegLib.training_settings import TrainingSettings
 from SemiSupSegLib.volume import Geometry, Volume, write_volume
 
+pytestmark = pytest.mark.usefixtures("threads_as_before")
+
 ITERATIONS = 8
 TINY = (
     "device=cpu", "threads=1", f"iterations={ITERATIONS}", "validations=2", "plan.features=4,8", "plan.patch=16,16,8",
     "schedule.unlabeled_start=0.3",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

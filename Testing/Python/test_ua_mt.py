@@ -15,13 +15,7 @@ from SemiSupSegLib.learning.methods import METHODS
 from SemiSupSegLib.learning.methods.ua_mt import monte_carlo_passes, uncertainty_threshold
 from SemiSupSegLib.training_settings import TrainingSettings
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_threshold_rises_from_three_quarters_of_a_coins_entropy_to_all_of_it():
