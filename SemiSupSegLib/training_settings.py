@@ -90,7 +90,9 @@ class TrainingSettings(Settings):
     """Everything about a training run."""
 
     method: str = setting("sp3", "Training method", choices=METHODS)
-    minutes: float | None = setting(None, "Time to train, with all that belongs to it", minimum=0.05, maximum=60 * 24 * 14, unit="minutes")
+    minutes: float | None = setting(
+        None, "Time to train, with all that belongs to it", minimum=0.05, maximum=60 * 24 * 14, unit="minutes"
+    )
     iterations: int | None = setting(None, "Iterations to train, instead of minutes", minimum=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:0, …, or mps")
     seed: int = setting(0, "Seed of every random number", minimum=0, maximum=2**31 - 1)
