@@ -11,6 +11,11 @@ import numpy as np
 from .doubt import ranking
 from .report import baseline_of, is_bound, pooled
 
+_LEAST_SPAN = 0.04
+"""Dice from the bottom of the upper pictures to their top, at least: less is a difference that says nothing."""
+_HANDED_OVER = 0.8
+"""Beyond this share of the cases the mean of the others is one of very few."""
+
 
 def plot(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the studies given, a column each; the upper bound of one is its dashed line."""
@@ -43,16 +48,24 @@ def _draw_runs(axes: Any, study: Mapping[str, Any]) -> None:
         axes.plot([place] * len(values), values, "o", color="tab:blue", markersize=4)
         axes.hlines(np.mean(values), place - 0.3, place + 0.3, color="tab:orange", linewidth=2)
     axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
+    middle = (max(dice.values()) + min(dice.values())) / 2
+    half = max(_LEAST_SPAN, 1.1 * (max(dice.values()) - min(dice.values()))) / 2
+    axes.set(title=_title(study), ylabel="test Dice of a run", ylim=(middle - half, middle + half))
+
+
+def _title(study: Mapping[str, Any]) -> str:
     annotation = "labels" if study["annotation"] == "dense" else "scribbles"
-    axes.set(title=f"{study['protocol'].upper()}, {study['labeled']} {annotation}", ylabel="test Dice of a run")
+    grids = [each.split("=")[1].split(",")[0] for each in study["settings"] if each.startswith("plan.spacing=")]
+    return ", ".join([study["protocol"].upper(), f"{study['labeled']} {annotation}", *(f"{each} mm" for each in grids)])
 
 
 def _draw_curves(axes: Any, study: Mapping[str, Any]) -> None:
     """Mean Dice of the cases that are left when a person takes over the others, mean over all runs."""
     curves = [ranking(pooled(row)) for row in study["rows"]]
     fewest = min(len(each["random"]) for each in curves)
+    drawn = max(2, round(_HANDED_OVER * fewest))
     for name, style in (("oracle", ":"), ("uncertainty", "-"), ("random", "--")):
-        mean = np.mean([each[name][:fewest] for each in curves], axis=0)
-        axes.plot(np.arange(fewest) / fewest, mean, style, label=name)
+        mean = np.mean([each[name][:drawn] for each in curves], axis=0)
+        axes.plot(np.arange(drawn) / fewest, mean, style, label=name)
     axes.set(xlabel="share of cases handed to a person", ylabel="mean Dice of the others")
     axes.legend(frameon=False)

@@ -148,10 +148,8 @@ def study_of(rows, labeled=4, **changes):
     }
     cases = {f"case {number}": {"organ": {"dice": 0.5 + number / 10, "hd95": 2.0}} for number in range(3)}
     scores = {"cases": cases, "uncertainty": dict.fromkeys(cases, 0.1) | {"case 0": 0.2}}
-    rows = [
-        {"seconds": 60, "iterations": 9, "device": "cpu", "clean test": ["case 1"], **row, "test teacher": scores | row["test teacher"]}
-        for row in rows
-    ]
+    common = {"seconds": 60, "iterations": 9, "device": "cpu", "clean test": ["case 1"]}
+    rows = [{**common, **row, "test teacher": scores | row["test teacher"]} for row in rows]
     return {**body, "rows": rows, **changes}
 
 
