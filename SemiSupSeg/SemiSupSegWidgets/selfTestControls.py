@@ -70,6 +70,7 @@ class ControlSteps:
         self._await(lambda: ui.pauseButton.enabled)
         run = self._cancelTraining(ui).path
         self.desk.card = run
+        self.desk.refresh(cards=True)
         results = self.road.openPanel("ResultsPanel")
         self._await(lambda: results.ui.resumeButton.enabled)
         before = len(self.logic.project.jobs)
