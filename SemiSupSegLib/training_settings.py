@@ -108,8 +108,8 @@ class TrainingSettings(Settings):
     deep_supervision: bool = setting(False, "Losses on coarser levels of the network too")
     largest_component: str = setting(
         "auto",
-        "Keep the largest component of: auto (classes that dense labels, or else the strokes, show as one piece), "
-        "on (all), off, or classes by name, separated by commas",
+        "Keep one component, the largest or the one where the class was painted, of: auto (classes that dense labels, "
+        "or else the strokes, show as one piece), on (all), off, or classes by name, separated by commas",
     )
     validations: int = setting(10, "How often validation cases are predicted in a run", minimum=0, maximum=1000)
     held_out_strokes: bool = setting(

@@ -121,7 +121,8 @@ class Desk:
             volumes=len(self.otherVolumes()),
             training=None if training is None else training.state,
             predicting=any(job.is_running and job.task == "predict" for job in self.logic.project.jobs),
-            cancelling=any(job.is_running and job.is_cancelled for job in self.logic.project.jobs),
+            cancelling_training=self._isEnding("train"),
+            cancelling_prediction=self._isEnding("predict"),
             checking=frozenset(self.checking),
             has_report=any(job.task == "train" for job in self.logic.project.jobs),
             installing=self.installing,
@@ -132,6 +133,9 @@ class Desk:
         )
 
     @property
+    def _isEnding(self, task):
+        return any(job.is_running and job.is_cancelled and job.task == task for job in self.logic.project.jobs)
+
     def _pythonKind(self) -> str:
         return "fixed" if os.environ.get(PYTHON_VARIABLE) else "other" if self.python else "own"
 

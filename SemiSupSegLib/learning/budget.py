@@ -69,7 +69,8 @@ def planned_length(
     looks : mapping of str to Look, optional
         Each kind of look as it is wanted.
     begun : float, optional
-        When the minutes began, as `time.monotonic` tells; now by default. Half of them at least are left for training.
+        When the minutes began, as `time.monotonic` tells; now by default. Half of them at least are left for
+        training and looks, and half of that for training.
     """
     looks = looks or {}
     if settings.budget_minutes is None:
@@ -98,8 +99,8 @@ def _divided(left: float, a_step: float, looks: Mapping[str, Look], costs: Mappi
     wanted = sum(look.times * costs[kind] for kind, look in looks.items())
     share = min(1.0, _LARGEST_SHARE_OF_LOOKS * left / wanted) if wanted > 0 else 1.0
     times = {kind: max(min(look.times, 1), int(look.times * share)) for kind, look in looks.items()}
-    left -= sum(times[kind] * costs[kind] for kind in looks)
-    return Length(max(_FEWEST_ITERATIONS, int(left / a_step)), times)
+    for_steps = max(left - sum(times[kind] * costs[kind] for kind in looks), left / 2)
+    return Length(max(_FEWEST_ITERATIONS, int(for_steps / a_step)), times)
 
 
 def _phase_shares(trainer: Trainer) -> dict[float, float]:

@@ -89,7 +89,7 @@ class LiveCommands:
         """Read a case's annotation again, in the cohort as it is on disk now; use it from the next batch on."""
         run, case_id = self.run, command.fields["case"]
         run.data.update_annotation(Cohort.load(self.session.request.cohort), case_id)
-        run.trainer.cases = list(run.data.cases)
+        run.trainer.replace_cases(run.data.cases)
         return f"Annotations of {case_id} are used from iteration {run.trainer.iteration} on."
 
     def _pause(self, command: Command) -> None:

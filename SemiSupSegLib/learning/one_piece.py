@@ -87,7 +87,7 @@ def classes_that_strokes_show_as_one_piece(
             of_strokes = np.bincount(pieces[own], minlength=2)[1:]
             together[label] += of_strokes.max()
             shown_in[label] += own.any()
-            kept = largest_component(pieces, whereabouts.weights(label, pieces.shape))
+            kept = largest_component(pieces, whereabouts.weights(label, case.geometry))
             kept_in[label] += of_strokes.any() and kept[pieces == of_strokes.argmax() + 1].any()
             others[label] += other.sum()
             wrong[label] += (other & (pieces > 0)).sum()

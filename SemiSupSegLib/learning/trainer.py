@@ -69,7 +69,7 @@ class Trainer:
         self.settings = settings = self.method.adapted(settings)
         self.plan = plan
         self.device = device
-        self.cases = list(cases)
+        self.replace_cases(cases)
         self.iterations = iterations
         self.iteration = 0
         self.rate_factor = 1.0
@@ -99,10 +99,16 @@ class Trainer:
     def one_piece(self, classes: tuple[int, ...]) -> None:
         self.method.one_piece = classes
 
+    def replace_cases(self, cases: Sequence[TrainingCase]) -> None:
+        """Train on with these cases, or with other annotations of the same ones."""
+        self.cases = list(cases)
+        self.__dict__.pop("whereabouts", None)
+
     @functools.cached_property
     def whereabouts(self) -> Whereabouts:
-        """Where in their scans annotated voxels of each class lie."""
-        return Whereabouts.of(case.annotation.cpu() for case in self.cases if case.annotation is not None)
+        """Where in their scans each class was painted."""
+        painted = (case for case in self.cases if case.annotation is not None)
+        return Whereabouts.of((case.strokes.cpu().numpy(), case.geometry) for case in painted)
 
     @property
     def fraction(self) -> float:

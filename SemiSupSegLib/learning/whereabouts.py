@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..errors import ModelError
+from ..geometry import Geometry
 from ..labels import IGNORE
 
 _WIDENING = 2.0
@@ -24,6 +24,7 @@ _WIDENING = 2.0
 worse, where every choice was tried."""
 _LEAST_SPREAD = 0.05
 """Share of the scan's length along an axis: the same place isn't the same to the voxel."""
+_SLICES_AT_ONCE = 16
 
 Place = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation (k, j, i) of a class's annotated voxels, as shares 0..1 of the scan's axes."""
@@ -31,45 +32,57 @@ Place = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """The place of each class that somebody annotated."""
+    """The place of each class that somebody annotated.
+
+    Attributes
+    ----------
+    places : mapping
+        Class to place.
+    orientations : frozenset of str
+        Those of the scans that the places are from, see `orientation_of`. In a scan that lies otherwise in its file the
+        same place is elsewhere: there nothing is known.
+    """
 
     places: Mapping[int, Place]
+    orientations: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, annotations: Iterable[Tensor | NDArray]) -> Whereabouts:
-        """From annotations ``(k, j, i)`` of class indices, `IGNORE` where nothing is annotated."""
-        moments: dict[int, NDArray] = {}
-        for annotation in annotations:
-            annotation = np.asarray(annotation)
-            for label in set(np.unique(annotation).tolist()) - {0, IGNORE}:
-                moments[label] = moments.get(label, 0) + _moments(annotation == label)
+    def of(cls, annotated: Iterable[tuple[NDArray, Geometry]]) -> Whereabouts:
+        """From annotations ``(k, j, i)`` of class indices, `IGNORE` where nothing is annotated, and their grids."""
+        moments, orientations = np.zeros((7, IGNORE + 1)), set()
+        for annotation, geometry in annotated:
+            orientations.add(orientation_of(geometry))
+            for first in range(0, len(annotation), _SLICES_AT_ONCE):
+                moments += _moments(annotation, slice(first, first + _SLICES_AT_ONCE))
+        count, total, squares = moments[0], moments[1:4], moments[4:]
         places = {}
-        for label, (count, total, squares) in sorted(moments.items()):
-            mean = total / count
-            spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        for label in np.flatnonzero(count).tolist():
+            mean = total[:, label] / count[label]
+            spread = np.sqrt(np.maximum(squares[:, label] / count[label] - mean**2, 0))
             places[label] = (tuple(mean.tolist()), tuple(spread.tolist()))
-        return cls(places)
+        return cls(places, frozenset(orientations))
 
-    def weights(self, label: int, shape: tuple[int, int, int]) -> tuple[NDArray, NDArray, NDArray] | None:
-        """How likely a class is along each axis of a scan ``(k, j, i)``, 0..1; their product is a voxel's weight.
+    def weights(self, label: int, geometry: Geometry) -> tuple[NDArray, NDArray, NDArray] | None:
+        """How likely a class is along each axis (k, j, i) of a scan, 0..1; their product is a voxel's weight.
 
-        None for a class that nobody annotated.
+        None for a class that nobody annotated, and in a scan that lies otherwise than those annotated.
         """
-        if label not in self.places:
+        if label not in self.places or orientation_of(geometry) not in self.orientations:
             return None
         weights = []
-        for length, mean, spread in zip(shape, *self.places[label], strict=True):
+        for length, mean, spread in zip(geometry.shape, *self.places[label], strict=True):
             distance = (np.arange(length) + 0.5) / length - mean
             weights.append(np.exp(-0.5 * (distance / (_WIDENING * max(spread, _LEAST_SPREAD))) ** 2))
         return tuple(weights)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {str(label): [list(mean), list(spread)] for label, (mean, spread) in self.places.items()}
+        places = {str(label): [list(mean), list(spread)] for label, (mean, spread) in self.places.items()}
+        return {"places": places, "orientations": sorted(self.orientations)}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Whereabouts:
-        """What `to_json` gave.
+        """What `to_json` gave; nothing known from an empty mapping, as of a model made before places were noted.
 
         Raises
         ------
@@ -77,22 +90,42 @@ class Whereabouts:
             If it isn't that.
         """
         places = {}
-        for label, place in body.items():
-            try:
+        try:
+            for label, place in dict(body.get("places", {})).items():
                 numbers = np.array(place, dtype=float)
                 if not label.isdecimal() or numbers.shape != (2, 3) or not np.isfinite(numbers).all():
                     raise ValueError
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ModelError("The model doesn't say where its classes lie.", "Train again.") from error
-            places[int(label)] = (tuple(numbers[0].tolist()), tuple(numbers[1].tolist()))
-        return cls(places)
+                places[int(label)] = (tuple(numbers[0].tolist()), tuple(numbers[1].tolist()))
+            orientations = frozenset(str(each) for each in body.get("orientations", ()))
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise ModelError("The model doesn't say where its classes lie.", "Train again.") from error
+        return cls(places, orientations)
 
 
-def _moments(mask: NDArray) -> NDArray:
-    """``(3, axes)``: number of a mask's voxels, sum of their positions as shares of each axis, and of their squares."""
-    found = []
-    for axis, length in enumerate(mask.shape):
-        counts = mask.sum(axis=tuple(each for each in range(mask.ndim) if each != axis), dtype=np.int64)
-        positions = (np.arange(length) + 0.5) / length
-        found.append((counts.sum(), counts @ positions, counts @ positions**2))
-    return np.array(found, dtype=float).T
+def orientation_of(geometry: Geometry) -> str:
+    """Where the axes i, j, k of a grid mostly point, in letters of the body: LPS for the identity.
+
+    Examples
+    --------
+    >>> orientation_of(Geometry((2, 2, 2), direction=(0, -1, 0, 1, 0, 0, 0, 0, 1)))
+    'PRS'
+    """
+    directions = np.reshape(geometry.direction, (3, 3))
+    letters = ""
+    for axis in directions.T:
+        main = int(np.abs(axis).argmax())
+        letters += ("LPS" if axis[main] > 0 else "RAI")[main]
+    return letters
+
+
+def _moments(annotation: NDArray, slices: slice) -> NDArray:
+    """Of each class in some slices, ``(7, 256)``: voxels, sums of positions as shares of (k, j, i), and of squares."""
+    part = annotation[slices]
+    where = np.nonzero((part != 0) & (part != IGNORE))
+    labels = part[where]
+    positions = [(place + 0.5) / length for place, length in zip(where, annotation.shape, strict=True)]
+    positions[0] = positions[0] + slices.start / len(annotation)
+    return np.array([
+        np.bincount(labels, weights=weights, minlength=IGNORE + 1)
+        for weights in (None, *positions, *(each**2 for each in positions))
+    ])  # fmt: skip

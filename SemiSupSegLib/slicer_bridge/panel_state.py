@@ -37,7 +37,7 @@ class Situation:
     training : State or None
         How the running training stands; None if none runs.
     predicting : bool
-    cancelling : bool
+    cancelling_training, cancelling_prediction : bool
         Whether the one that runs was asked to end.
     has_report : bool
         Whether a training was started or found since the cohort was opened.
@@ -63,7 +63,8 @@ class Situation:
     volumes: int = 0
     training: State | None = None
     predicting: bool = False
-    cancelling: bool = False
+    cancelling_training: bool = False
+    cancelling_prediction: bool = False
     has_report: bool = False
     checking: frozenset[str] = frozenset()
     installing: bool = False
@@ -194,7 +195,7 @@ def annotate_actions(now: Situation) -> Actions:
 def train_actions(now: Situation) -> Actions:
     """The buttons of the panel *Train*."""
     idle = (now.training is None, _("No training is running."))
-    ending = (now.cancelling, _("It is saving a checkpoint and ends then."))
+    ending = (now.cancelling_training, _("It is saving a checkpoint and ends then."))
     paused = (now.training == State.PAUSED, _("The training is paused already."))
     return {
         "startButton": _unless(
@@ -234,7 +235,8 @@ def results_actions(now: Situation) -> Actions:
         "predictAllButton": _unless(*busy, (not now.rows, _("The cohort has no case yet."))),
         "predictVolumeButton": _unless(*busy, (not now.volumes, _("No volume in the scene that isn't a case."))),
         "cancelPredictionButton": _unless(
-            (not now.predicting, _("No prediction is running.")), (now.cancelling, _("It is ending already."))
+            (not now.predicting, _("No prediction is running.")),
+            (now.cancelling_prediction, _("It is ending already.")),
         ),
         "renameButton": _unless(closed, unselected, modelless),
         "exportButton": _unless(closed, unselected, modelless),

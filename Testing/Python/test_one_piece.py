@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from SemiSupSegLib.geometry import Geometry
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.one_piece import classes_that_strokes_show_as_one_piece
 
@@ -23,6 +24,7 @@ class Scribbled:
         for plane in range(0, SHAPE[0], 2):
             strokes[plane, 12, :] = truth[plane, 12, :]
         self.image, self.annotation = torch.from_numpy(truth), torch.from_numpy(strokes)
+        self.geometry = Geometry(truth.shape[::-1])
 
 
 ORGAN = np.s_[:, 8:16, 3:9]

@@ -251,7 +251,8 @@ def test_a_running_training_pauses_and_a_paused_one_continues():
     enabled = lambda now: [panel_state.train_actions(now)[name].enabled for name in names]  # noqa: E731
     assert enabled(now) == [False, True, False, True, True]
     assert enabled(replace(now, training=State.PAUSED)) == [False, False, True, True, False]
-    assert enabled(replace(now, cancelling=True)) == [False] * 5
+    assert enabled(replace(now, cancelling_training=True)) == [False] * 5
+    assert enabled(replace(now, predicting=True, cancelling_prediction=True)) == enabled(replace(now, predicting=True))
     assert enabled(replace(now, training=None)) == [True, False, False, False, False]
 
 

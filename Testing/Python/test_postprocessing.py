@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import binary_dilation, label
 
+from SemiSupSegLib.geometry import Geometry
+from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.postprocessing import keep_largest_components, largest_component, main_piece
 from SemiSupSegLib.learning.whereabouts import Whereabouts
 
@@ -76,8 +79,8 @@ def test_the_main_piece_is_what_widened_touches_the_largest_component(mask, reac
 @given(SIZES.flatmap(lambda size: hnp.arrays(bool, size)), st.integers(0, 2**32 - 1))
 def test_weights_decide_what_is_largest(mask, seed):
     numbers = np.random.default_rng(seed)
-    weights = tuple(numbers.random(length) + 0.01 for length in mask.shape)
-    of_voxel = functools.reduce(np.multiply.outer, weights)
+    weights = tuple(numbers.random(length) for length in mask.shape)
+    of_voxel = 0.05 + 0.95 * functools.reduce(np.multiply.outer, weights)
     components, count = label(mask)
     sums = [of_voxel[components == index].sum() for index in range(1, count + 1)]
     kept = largest_component(mask, weights)
@@ -87,17 +90,41 @@ def test_weights_decide_what_is_largest(mask, seed):
     assert np.array_equal(largest_component(mask, uniform), largest_component(mask))
 
 
-def test_the_piece_in_the_usual_place_is_kept_though_another_is_larger():
+@pytest.fixture
+def two_pieces():
+    """A piece in the usual place, a larger one elsewhere, and what strokes say of the place."""
     labels = np.zeros((4, 20, 20), dtype=np.uint8)
     labels[:, 9:12, 9:12] = 1
     labels[:, 0:4, 0:5] = 1
-    annotation = np.full(labels.shape, 255, dtype=np.uint8)
+    annotation = np.full(labels.shape, IGNORE, dtype=np.uint8)
     annotation[1:3, 10, 8:13] = 1
-    places = Whereabouts.of([annotation])
-    kept = keep_largest_components(labels, [1], weights=places.weights)
+    geometry = Geometry((20, 20, 4))
+    return labels, Whereabouts.of([(annotation, geometry)]), geometry
+
+
+def cleaned(labels, places, geometry):
+    return keep_largest_components(labels, [1], weights=lambda label: places.weights(label, geometry))
+
+
+def test_the_piece_in_the_usual_place_is_kept_though_another_is_larger(two_pieces):
+    labels, places, geometry = two_pieces
+    kept = cleaned(labels, places, geometry)
     assert kept[1, 10, 10] == 1
     assert kept[1, 0, 0] == 0
-    assert keep_largest_components(labels, [1], weights=Whereabouts({}).weights)[1, 0, 0] == 1
+    assert cleaned(labels, Whereabouts({}), geometry)[1, 0, 0] == 1
+
+
+def test_in_a_scan_that_lies_otherwise_size_decides(two_pieces):
+    labels, places, geometry = two_pieces
+    flipped = replace(geometry, direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    assert cleaned(labels, places, flipped)[1, 0, 0] == 1
+
+
+def test_a_speck_in_the_usual_place_does_not_win_over_an_organ_elsewhere(two_pieces):
+    labels, places, geometry = two_pieces
+    labels[:, 8:20, 8:20] = 0
+    labels[1, 10, 10] = 1
+    assert cleaned(labels, places, geometry)[1, 0, 0] == 1
 
 
 def test_background_is_never_cleaned():

@@ -90,6 +90,16 @@ def test_where_every_case_is_annotated_its_own_patches_stand_for_unlabeled_ones(
     assert all(each["pseudo" if method == "sp3" else "consistency"] > 0 for each in parts)
 
 
+def test_places_follow_the_annotations(cases):
+    trainer = a_trainer(cases)
+    before = trainer.whereabouts.places[1]
+    moved = np.full((12, 12, 12), IGNORE, np.uint8)
+    moved[9, 9, 3:9] = 1
+    image = cases[0].image.numpy()
+    trainer.replace_cases([training_case("case0", image, moved), *cases[1:]])
+    assert trainer.whereabouts.places[1] != before
+
+
 def test_other_methods_take_annotated_patches_as_unlabeled_ones_where_there_are_no_others(cases):
     parts = steps(a_trainer(cases[:2], "method=sgrs", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
     assert parts[0]["regional cross-entropy"] > 0

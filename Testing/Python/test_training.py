@@ -178,7 +178,8 @@ def test_classes_that_are_one_piece_in_every_dense_label_are_cleaned_by_default(
 def test_what_strokes_show_as_one_piece_is_known_to_the_model_and_after_a_resume(cohort, tmp_path, monkeypatch):
     def look(cases, predict, n_classes, whereabouts):
         assert predict(cases[0].image).shape == cases[0].annotation.shape
-        assert 1 in whereabouts.places
+        assert whereabouts.places
+        assert whereabouts.orientations
         return (2,)
 
     monkeypatch.setattr(looks, "classes_that_strokes_show_as_one_piece", look)
