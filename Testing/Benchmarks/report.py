@@ -21,6 +21,8 @@ from .statistics import BASELINES, compare
 
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 _TEST, _UNLABELED = "test teacher", "unlabeled teacher"
+_NOTHING = "–"
+_DATA = {"la": "Left atrium", "acdc": "ACDC (heart, 3 classes)", "hippocampus": "Hippocampus"}
 Study = Mapping[str, Any]
 
 
@@ -79,7 +81,7 @@ def title(study: Study) -> str:
     budget = ", ".join(f"`{method}` {count}" for method, count in counts.items())
     settings = ", ".join(each for each in study["settings"] if not each.startswith("threads"))
     return (
-        f"**{study['protocol'].upper()}, {study['labeled']} scans with {_annotation(study)}** ({study['form']} form, "
+        f"**{_DATA[study['protocol']]}, {study['labeled']} scans with {_annotation(study)}** ({study['form']} form, "
         f"{rows[0]['device']}, {study['date']}{', ' + settings if settings else ''}; iterations: {budget})"
     )
 
@@ -98,33 +100,43 @@ def _bounds(bound: Study, study: Study) -> bool:
         bound is not study
         and all(bound[key] == study[key] for key in ("protocol", "form", "settings"))
         and (bound["labeled"] > study["labeled"] or bound["annotation"] != study["annotation"])
+        and _iterations(bound) & _iterations(study)
         and len({row["method"] for row in study["rows"]}) > 1
     )
 
 
+_COLUMNS = (
+    "method", "runs", "minutes", "test Dice", "HD95 (mm)", "without suspected repeats", "unlabeled scans' Dice",
+    "gain, test (95 %)", "gain, unlabeled scans (95 %)", "of what all labels add", "Spearman",
+)  # fmt: skip
+
+
+def _iterations(study: Study) -> set[int]:
+    """Of the supervised runs: a longer training is no bound of a shorter one's."""
+    return {row["iterations"] for row in study["rows"] if row["method"] == "supervised"}
+
+
 def _table(study: Study, bound: Study | None) -> list[str]:
-    """Rows of means over runs, and of the paired differences from the baseline."""
-    lines = [
-        "| method | runs | test Dice | HD95 (mm) | not those seen unlabeled | unlabeled scans' Dice "
-        "| gain, test (95 %) | gain, unlabeled scans (95 %) | of what all labels add | Spearman |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Rows of means over runs, and of the paired differences from the baseline; without columns that say nothing."""
     baseline = baseline_of(study)
-    gains = _gains(study, _TEST)
-    gains_unlabeled = _gains(study, _UNLABELED)
+    gains, gains_unlabeled = _gains(study, _TEST), _gains(study, _UNLABELED)
     few, many = _mean(study, baseline, _TEST), _mean(bound or study, "supervised", _TEST)
-    for method in dict.fromkeys(row["method"] for row in study["rows"]):
-        share = "–"
+    rows = []
+    methods = sorted(dict.fromkeys(row["method"] for row in study["rows"]), key=lambda method: method != baseline)
+    for method in methods:
+        share = _NOTHING
         if few is not None and many is not None and method != baseline and few != many:
             share = f"{(_mean(study, method, _TEST) - few) / (many - few):.0%}"
         is_dense = method == "supervised" and study["annotation"] != "dense"
         name = f"`{method}`, their dense labels" if is_dense else f"`{method}`"
-        cells = [name, *_means(study, method), _gain(gains.get(method)), _gain(gains_unlabeled.get(method))]
-        lines.append(_line([*cells, share, _spearman(study, method)]))
+        rows.append([name, *_means(study, method), _gain(gains.get(method)), _gain(gains_unlabeled.get(method)), share,
+                     _spearman(study, method)])  # fmt: skip
     if bound:
-        lines.append(_line([f"`supervised`, {bound['labeled']} dense labels", *_means(bound, "supervised"), "–", "–",
-                            "100%", _spearman(bound, "supervised")]))  # fmt: skip
-    return lines
+        rows.append([f"`supervised`, {bound['labeled']} dense labels", *_means(bound, "supervised"), _NOTHING, _NOTHING,
+                     "100%", _spearman(bound, "supervised")])  # fmt: skip
+    columns = [column for column in zip(_COLUMNS, *rows, strict=True) if set(column[1:]) != {_NOTHING}]
+    header, *lines = zip(*columns, strict=True)
+    return [_line(header), _line(["---"] * len(header)), *map(_line, lines)]
 
 
 def baseline_of(study: Study) -> str | None:
@@ -146,16 +158,18 @@ def _means(study: Study, method: str) -> list[str]:
     spread = f" ± {dice.std(ddof=1):.3f}" if len(dice) > 1 else ""
     clean = [np.mean([case_dice(row[_TEST]["cases"][case]) for case in row["clean test"]]) for row in rows]
     unlabeled = [row[_UNLABELED]["mean_dice"] for row in rows if _UNLABELED in row]
+    has_repeats = any(len(row["clean test"]) < len(row[_TEST]["cases"]) for row in rows)
     return [
-        str(len(rows)), f"{dice.mean():.3f}{spread}", f"{_hd95(rows):.1f}", f"{np.mean(clean):.3f}",
-        f"{np.mean(unlabeled):.3f}" if unlabeled else "–",
+        str(len(rows)), f"{np.mean([row['seconds'] for row in rows]) / 60:.1f}", f"{dice.mean():.3f}{spread}",
+        f"{_hd95(rows):.1f}", f"{np.mean(clean):.3f}" if has_repeats else _NOTHING,
+        f"{np.mean(unlabeled):.3f}" if unlabeled else _NOTHING,
     ]  # fmt: skip
 
 
 def _gain(difference: Mapping[str, Any] | None) -> str:
     """A paired difference; bold where "better" may be claimed: in every run, or the interval above 0 after Holm."""
     if difference is None:
-        return "–"
+        return _NOTHING
     text = f"{difference['difference']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
     sure = difference["better"] == difference["runs"] or (difference["low"] > 0 and difference["p_holm"] < 0.05)
     return f"{f'**{text}**' if sure else text}, {difference['better']} of {difference['runs']}"
@@ -163,7 +177,7 @@ def _gain(difference: Mapping[str, Any] | None) -> str:
 
 def _spearman(study: Study, method: str) -> str:
     values = [ranking(pooled(row))["spearman"] for row in study["rows"] if row["method"] == method]
-    return f"{np.mean(values):+.2f}" if np.isfinite(values).all() else "–"
+    return f"{np.mean(values):+.2f}" if np.isfinite(values).all() else _NOTHING
 
 
 def pooled(row: Mapping[str, Any]) -> dict[str, Any]:

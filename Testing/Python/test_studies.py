@@ -176,7 +176,7 @@ def test_a_report_says_what_was_gained_of_what_all_labels_add():
     (sp3,) = (line for line in tables.splitlines() if line.startswith("| `sp3`"))
     assert "**" not in sp3
     assert "`supervised`, 80 dense labels" in tables
-    assert tables.count("LA, ") == 1
+    assert tables.count("Left atrium, ") == 1
 
 
 def test_studies_are_drawn(tmp_path):
