@@ -15,16 +15,16 @@ pytest_plugins = ["slicer_fixture"]
 
 EXAMPLE = """\
 logic = slicer.util.getModuleLogic("SemiSupSeg")
-logic.openCohort("~/liver")                               # a folder, new or known
+logic.openCohort("~/liver")  # a folder, new or known
 
-case = logic.addCase(getNode("CT"), getNode("Strokes"))   # a scan and its strokes, background included
-logic.addFiles("~/more scans")                            # scans that nobody annotated
+case = logic.addCase(getNode("CT"), getNode("Strokes"))  # a scan and its strokes, background included
+logic.addFiles("~/more scans")  # scans that nobody annotated
 
-logic.train(minutes=20, blocking=True)                    # without blocking: in the background
-logic.predict(blocking=True)                              # all cases
+logic.train(minutes=20, blocking=True)  # without blocking: in the background
+logic.predict(blocking=True)  # all cases
 
-nodes = logic.results(case)                               # nodes.segmentation, nodes.uncertainty, in the scene
-print(logic.ranking()[:3])                                # the scans to look at next
+nodes = logic.results(case)  # nodes.segmentation, nodes.uncertainty, in the scene
+print(logic.ranking()[:3])  # the scans to look at next
 """
 
 
