@@ -132,10 +132,10 @@ class Desk:
             card=next((card for card in self._cards if self.card is not None and card.path == self.card), None),
         )
 
-    @property
     def _isEnding(self, task):
         return any(job.is_running and job.is_cancelled and job.task == task for job in self.logic.project.jobs)
 
+    @property
     def _pythonKind(self) -> str:
         return "fixed" if os.environ.get(PYTHON_VARIABLE) else "other" if self.python else "own"
 
