@@ -56,7 +56,8 @@ def _draw_runs(axes: Any, study: Mapping[str, Any]) -> None:
 def _title(study: Mapping[str, Any]) -> str:
     annotation = "labels" if study["annotation"] == "dense" else "scribbles"
     grids = [each.split("=")[1].split(",")[0] for each in study["settings"] if each.startswith("plan.spacing=")]
-    return ", ".join([study["protocol"].upper(), f"{study['labeled']} {annotation}", *(f"{each} mm" for each in grids)])
+    scans = f"{study['labeled']} scans with {annotation}"
+    return ", ".join([study["protocol"].upper(), scans, *(f"{each} mm" for each in grids)])
 
 
 def _draw_curves(axes: Any, study: Mapping[str, Any]) -> None:
