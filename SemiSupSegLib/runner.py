@@ -40,7 +40,7 @@ _DEATH_GRACE_SECONDS = 2.0
 _START_SECONDS = 10.0
 """How long a worker that somebody else started may take until it says who it is."""
 
-_READING_SHARE = 0.5
+_READING_SHARE = 0.3
 """Share of a poll's budget after which no further line is taken: the last one (up to 3 ms), what follows it, and a busy
 machine that gives the core to somebody else for some milliseconds need the rest."""
 

@@ -16,7 +16,7 @@ from SemiSupSegLib.learning.distributed import ALONE, Processes, joined_processe
 from SemiSupSegLib.learning.trainer import Trainer
 from SemiSupSegLib.training_settings import TrainingSettings
 
-STEPS = 10
+STEPS = 20
 KINDS: dict[str, tuple[tuple[str, ...], dict[str, object]]] = {
     "partial": (("method=partial",), {}),
     "partial, deep supervision": (

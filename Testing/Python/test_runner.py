@@ -116,7 +116,7 @@ def test_cancel_keeps_a_checkpoint_and_resume_gives_the_same_weights(start, pyth
     asked = time.monotonic()
     runner.cancel()
     assert runner.wait(10) is State.CANCELLED
-    assert time.monotonic() - asked < 5  # it would be ended by force after 30
+    assert time.monotonic() - asked < 2
     assert runner.exit_code == 3
     assert runner.error.code is ErrorCode.CANCELLED
     assert 30 <= int(runner.folder.last_checkpoint.name) < 150
@@ -132,7 +132,7 @@ def test_a_worker_that_is_still_importing_obeys_at_once(start, python):
     asked = time.monotonic()
     runner.cancel()
     assert runner.wait(10) is State.CANCELLED
-    assert time.monotonic() - asked < 5  # it would be ended by force after 30
+    assert time.monotonic() - asked < 2
     assert runner.folder.assess() is State.CANCELLED
 
 
@@ -390,14 +390,8 @@ def test_whatever_comes_no_poll_takes_longer_than_its_budget(start, tmp_path, ta
 
 
 def assert_short(work: list[float]) -> None:
-    """Polls keep their budget of 20 ms; one in a hundred may take a little longer on an interrupted core.
-
-    Half of the budget a poll reads by the clock; what it does with the last line takes a slow core longer.
-    """
-    *most, longest = sorted(work)
-    slow = slowness()
-    assert longest < 0.04 * slow
-    assert sum(each >= 0.01 + 0.01 * slow for each in most) <= len(most) // 100
+    """Polls keep their budget of 20 ms, on a slow core so much more."""
+    assert max(work) < 0.02 * slowness()
 
 
 def polled_to_the_end(runner) -> tuple[int, list[float]]:
