@@ -11,6 +11,7 @@ BENCHMARKS = {
     "la": "left atrium, few labeled or scribbled scans (quality)",
     "acdc": "cardiac cine MRI with expert scribbles (quality)",
     "hippocampus": "small crops, many of them (quality)",
+    "correction": "annotating what a model doubts against annotating at random (quality)",
     "report": "tables and plots from stored results",
     "ablation": "one training for each switch of a method",
     "speed": "the same work done by others, side by side (speed)",

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from SemiSupSegLib.cohort import Cohort, Role
 from SemiSupSegLib.files import read_json, write_json_atomically
 from SemiSupSegLib.models import Model
 from SemiSupSegLib.runs import RunFolder, RunRequest
 from SemiSupSegLib.training_settings import PredictionSettings, TrainingSettings
+
+from .statistics import interval
 
 FULL = "full"
 
@@ -180,8 +181,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if name != FULL and len(differences):
             line += f"{differences.mean():>+12.4f}"
             if len(differences) > 1:
-                half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-                line += f"  [{differences.mean() - half:+.4f}, {differences.mean() + half:+.4f}]"
+                low, high = interval(differences)
+                line += f"  [{low:+.4f}, {high:+.4f}]"
         lines.append(line)
     return "\n".join(lines)
 

@@ -33,17 +33,24 @@ def compare(rows: Sequence[dict[str, Any]], measure: str = "test teacher", level
             differences = np.array([dice[method, split] - dice[baseline, split] for split in splits])
             if len(differences) < 2:
                 continue
-            half = stats.t.ppf((1 + level) / 2, len(differences) - 1) * stats.sem(differences)
+            low, high = interval(differences, level)
             mean = float(differences.mean())
             p_value = float(stats.ttest_1samp(differences, 0).pvalue) if differences.std() > 0 else float(mean == 0)
             found.append({
                 "method": method, "baseline": baseline, "runs": len(differences),
                 "better": int((differences > 0).sum()), "difference": mean,
-                "low": mean - float(half), "high": mean + float(half), "p": p_value,
+                "low": low, "high": high, "p": p_value,
             })  # fmt: skip
     for each, corrected in zip(found, holm([each["p"] for each in found]), strict=True):
         each["p_holm"] = corrected
     return found
+
+
+def interval(differences: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of paired differences; nan of fewer than two."""
+    mean, count = float(np.mean(differences)), len(differences)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1) * stats.sem(differences)) if count > 1 else float("nan")
+    return mean - half, mean + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -68,7 +68,7 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
         split.cohort.save(cohort)
     training = folder / "run"
     command = ["train", str(cohort), "--method", method, "--out", str(training), "--seed", str(split.seed)]
-    command += ["--device", options.device, *_budget(options, method)]
+    command += ["--device", options.device, *budget(options, method)]
     for assignment in _settings(options):
         command += ["--set", assignment]
     if training.is_dir():
@@ -88,7 +88,7 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
     for network in options.networks:
         for group, cases in groups.items():
             if cases:
-                row[f"{group} {network}"] = _scores(folder, training, cohort, network, group, cases)
+                row[f"{group} {network}"] = scores(folder, network, group, cases)
     row["clean test"] = list(split.clean_test)
     return _with_pointed_slices(row, folder, result)
 
@@ -125,15 +125,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _scores(folder: Path, training: Path, cohort: Path, network: str, group: str, cases: Sequence[str]) -> dict:
-    out = folder / f"{group}-{network}"
-    scores = folder / f"{group}-{network}.json"
-    if not _call(["predict", str(training), str(cohort), "--out", str(out), "--cases", *cases,
-                  "--set", f"network={network}", "--set", "uncertainty=true"]):  # fmt: skip
-        raise SystemExit(f"the prediction of {folder.name} failed")
-    if not _call(["evaluate", str(out), str(cohort), "--cases", *cases, "--json", str(scores)]):
-        raise SystemExit(f"the evaluation of {folder.name} failed")
-    body = read_json(scores, "scores")
+def scores(folder: Path, network: str, group: str, cases: Sequence[str]) -> dict[str, Any]:
+    """Predictions and scores of some cases by the model of a run's folder; what is there already is read."""
+    out, stored, cohort = folder / f"{group}-{network}", folder / f"{group}-{network}.json", folder / "cohort.json"
+    if not stored.is_file():
+        if not _call(["predict", str(folder / "run"), str(cohort), "--out", str(out), "--cases", *cases,
+                      "--set", f"network={network}", "--set", "uncertainty=true"]):  # fmt: skip
+            raise SystemExit(f"the prediction of {folder.name} failed")
+        if not _call(["evaluate", str(out), str(cohort), "--cases", *cases, "--json", str(stored)]):
+            raise SystemExit(f"the evaluation of {folder.name} failed")
+    body = read_json(stored, "scores")
     body["uncertainty"] = read_json(out / "predictions.json", "the predictions' uncertainty")["uncertainty"]
     return body
 
@@ -157,7 +158,7 @@ def _call(command: Sequence[str], seconds: float | None = None) -> bool:
     return True
 
 
-def _budget(options: argparse.Namespace, method: str) -> list[str]:
+def budget(options: argparse.Namespace, method: str) -> list[str]:
     iterations = options.iterations.get(method, options.iterations.get(None))
     if iterations:
         return ["--iterations", str(iterations)]
@@ -182,7 +183,7 @@ def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]
         "form": "quick" if options.quick else "published",
         "labeled": labeled,
         "annotation": "scribbles" if options.scribbles or protocol == "acdc" else "dense",
-        "budget": {method: _budget(options, method) for method in options.methods},
+        "budget": {method: budget(options, method) for method in options.methods},
         "settings": _settings(options),
         "date": datetime.date.today().isoformat(),
         "processor": platform.processor() or platform.machine(),
@@ -199,9 +200,9 @@ def _count(text: str) -> tuple[str | None, int]:
 
 
 def _mean_of_cases(row: dict[str, Any], measure: str, cases: Sequence[str] | None = None) -> float:
-    scores = row["test teacher"]["cases"]
-    chosen = scores if cases is None else [case for case in scores if case in cases]
-    values = [each[measure] for case in chosen for each in scores[case].values()]
+    scored = row["test teacher"]["cases"]
+    chosen = scored if cases is None else [case for case in scored if case in cases]
+    values = [each[measure] for case in chosen for each in scored[case].values()]
     return _nanmean(values)
 
 
@@ -210,35 +211,46 @@ def _nanmean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m Testing.Benchmarks {protocol}",
-        description=__doc__,
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Options of everything that runs trainings of a protocol."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m Testing.Benchmarks {name}",
+        description=description,
         epilog=LAYOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, default=os.environ.get("SEMISUPSEG_DATA"), help="folder of the data sets")
-    parser.add_argument("--labeled", type=int, default=4, help="annotated training scans")
-    parser.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")
-    parser.add_argument("--methods", nargs="+", default=["supervised"], choices=METHODS)
-    parser.add_argument("--seeds", type=int, default=FOLDS, help="paired runs")
-    parser.add_argument("--quick", action="store_true", help="small network and reduced spacing, for a CPU")
-    parser.add_argument("--minutes", type=float, default=5.0, help="training time of a quick run")
-    parser.add_argument(
+    made.add_argument("--data", type=Path, default=os.environ.get("SEMISUPSEG_DATA"), help="folder of the data sets")
+    made.add_argument("--labeled", type=int, default=4, help="annotated training scans")
+    made.add_argument("--seeds", type=int, default=FOLDS, help="paired runs")
+    made.add_argument("--quick", action="store_true", help="small network and reduced spacing, for a CPU")
+    made.add_argument("--minutes", type=float, default=5.0, help="training time of a quick run")
+    made.add_argument(
         "--iterations", type=_count, nargs="+", default=[], metavar="[METHOD=]N", help="iterations of a run instead; "
         "by method, for equal computing on a machine that has other things to do too",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
-    parser.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
-    parser.add_argument("--seconds", type=float, help="stop after so long; the same command goes on")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every training")
-    parser.add_argument("--work", type=Path, default=Path("benchmark-runs"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
-    options = parser.parse_args(arguments)
+    made.add_argument("--device", default="auto")
+    made.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
+    made.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
+    made.add_argument("--seconds", type=float, help="stop after so long; the same command goes on")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every training")
+    made.add_argument("--work", type=Path, default=Path("benchmark-runs"), help="folder of the runs")
+    made.add_argument("--out", type=Path, required=True, help="JSON file of the results")
+    return made
+
+
+def parsed(made: argparse.ArgumentParser, arguments: Sequence[str], protocol: str) -> argparse.Namespace:
+    """The options that a protocol is run with."""
+    options = made.parse_args(arguments)
     options.protocol = protocol
     options.iterations = dict(options.iterations)
     if options.data is None:
-        parser.error("say where the data sets lie: --data, or the variable SEMISUPSEG_DATA")
+        made.error("say where the data sets lie: --data, or the variable SEMISUPSEG_DATA")
     options.data = Path(options.data)
     return options
+
+
+def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
+    made = parser(protocol, __doc__)
+    made.add_argument("--methods", nargs="+", default=["supervised"], choices=METHODS)
+    made.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")
+    return parsed(made, arguments, protocol)

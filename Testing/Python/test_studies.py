@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.segmentation_file import write_segmentation
@@ -63,6 +64,24 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
     assert main("la", arguments) == 0
     assert (tmp_path / "work/subset0-seed0-supervised/run/manifest.json").stat().st_mtime_ns == trained
     assert "all runs are done" in capsys.readouterr().out
+
+
+def test_a_round_of_correction_labels_the_scans_in_doubt_and_as_many_at_random(data, tmp_path, capsys):
+    out = tmp_path / "correction.json"
+    arguments = ["correction", "--data", str(data), "--labeled", "2", "--method", "sgrs", "--seeds", "1", "--add", "1"]
+    arguments += ["--quick", "--iterations", "3", "--more", "2", "--device", "cpu", "--networks", "teacher"]
+    arguments += ["--set", "threads=1", "--work", str(tmp_path / "work"), "--out", str(out)]
+    assert benchmarks(arguments) == 0
+    body = json.loads(out.read_text())
+    (row,) = body["rows"]
+    doubt = json.loads((tmp_path / "work/subset0-seed0-sgrs/pool-teacher/predictions.json").read_text())["uncertainty"]
+    assert set(doubt) == {"LA_003", "LA_004"}
+    assert list(row["uncertain"]["cases"]) == [max(doubt, key=doubt.get)]
+    assert len(row["random"]["cases"]) == 1
+    again = Cohort.load(tmp_path / "work/subset0-seed0-uncertain-sgrs/cohort.json")
+    assert {case.id for case in again.cases if case.labeled} >= {"LA_001", "LA_002", *row["uncertain"]["cases"]}
+    assert json.loads((tmp_path / "work/subset0-seed0-uncertain-sgrs/result.json").read_text())["iterations"] == 2
+    assert "uncertain - random" in capsys.readouterr().out
 
 
 def test_folds_are_equally_large_and_mix_the_groups():
