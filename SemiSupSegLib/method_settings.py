@@ -61,6 +61,7 @@ class SGRSSettings(Settings):
     weight: float = setting(1.0, "Weight of the unlabeled loss after its ramp", minimum=0, maximum=100)
     noise: float = setting(0.1, "Standard deviation of input noise, clipped at twice that", minimum=0, maximum=1)
     beta: float = setting(0.75, "Both parameters of the mixing law Beta(a, a)", minimum=0.01, maximum=100)
+    strong_view: bool = setting(True, "Change the grey values of the plain view as those of annotated patches")
     mixing: bool = setting(True, "Mix unlabeled with labeled patches for the second view")
     regions: bool = setting(True, "Regional supervision; off: one loss over all voxels")
     inconsistent_region: bool = setting(True, "Train the inconsistent region too")

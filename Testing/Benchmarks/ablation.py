@@ -39,6 +39,7 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "conflicts by majority": ("sp3.conflict=majority",),
     },
     "sgrs": {
+        "plain view unchanged": ("sgrs.strong_view=false",),
         "without mixing": ("sgrs.mixing=false",),
         "without regions": ("sgrs.regions=false",),
         "consistent region only": ("sgrs.inconsistent_region=false",),

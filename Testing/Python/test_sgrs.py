@@ -353,6 +353,21 @@ def test_every_part_can_be_switched(change):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize(
+    "changes, added", [((), 5.0), (("sgrs.strong_view=false",), 0.0), (("sgrs.legacy=true",), 0.0)]
+)
+def test_the_plain_view_alone_is_changed_as_annotated_patches_are(changes, added):
+    bench = make_bench("sgrs", "sgrs.mixing=false", "sgrs.noise=0", *changes)
+    seen = []
+    student, bench.step.strong = bench.step.student, lambda image: image + 5.0
+    bench.step.student = lambda images: seen.append(images) or student(images)
+    bench.losses()
+    (images,) = seen
+    _, plain, mixed = images.split(len(bench.step.unlabeled))
+    assert torch.equal(plain, bench.step.unlabeled.image + added)
+    assert torch.equal(mixed, bench.step.unlabeled.image)
+
+
 def test_weight_of_none_leaves_half_the_loss_of_partial():
     ours, theirs = (make_bench(*arguments).losses() for arguments in (("sgrs", "sgrs.weight=0"), ("partial",)))
     assert ours.total == 0.5 * theirs.total

@@ -6,7 +6,9 @@ predictions agree, the teacher's pseudo-label trains it as it is; where they dif
 Dice; where either is undecided, not at all.
 
 This is what the code means to do; ``legacy=True`` is what it does (`sgrs_legacy`). The ramp as published, in fractions,
-is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``.
+is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. One thing is added: the plain view's grey values are
+changed as those of annotated patches are, for which the teacher's label is worth more (``strong_view=False`` leaves it
+out).
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class SGRS(Method):
         if self.options.mixing:
             mixed, _ = mix(perturbed, noisy(step.labeled.image, noise), self.options.beta, step.numbers)
 
-        logits = step.student(torch.cat([self.labeled_view(step), unlabeled, mixed]))
+        logits = step.student(torch.cat([self.labeled_view(step), self.plain_view(step), mixed]))
         labeled, *views = logits.split([len(step.labeled), len(unlabeled), len(unlabeled)])
         regions = self.regions(*(softmax(view.detach()) for view in views))
         supervised = self.annotated_loss(labeled, step.labeled)
@@ -113,6 +115,10 @@ class SGRS(Method):
     def labeled_view(self, step: Step) -> Tensor:
         """The annotated patches as the student sees them: augmented like those of every method."""
         return step.strong(step.labeled.image)
+
+    def plain_view(self, step: Step) -> Tensor:
+        """The unlabeled patches that aren't mixed with others, as the student sees them."""
+        return step.strong(step.unlabeled.image) if self.options.strong_view else step.unlabeled.image
 
     def annotated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """1/2 (CE + Dice)."""

@@ -8,7 +8,7 @@ What differs from `sgrs`:
 - D4: the teacher is averaged twice a step, and 0.02 % is taken off the student's weights in between;
 - D5: the teacher predicts with dropout and batch statistics, always;
 - undecided is where the background's probability lies in (0.425, 0.575);
-- SGD at a constant rate of 0.01, annotated patches without changes of intensity, a ramp in iterations.
+- SGD at a constant rate of 0.01, patches without changes of intensity, a ramp in iterations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LegacySGRS(SGRS):
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
-        self.options = dataclasses.replace(self.options, teacher_dropout=True)  # D5
+        self.options = dataclasses.replace(self.options, teacher_dropout=True, strong_view=False)  # D5
 
     def adapted(self, settings: TrainingSettings) -> TrainingSettings:
         """With the code's optimiser, whatever was set."""
