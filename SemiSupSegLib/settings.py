@@ -85,6 +85,22 @@ class Settings:
             values[key] = hints[key].from_json(value) if _is_group(hints[key]) else value
         return cls(**values)
 
+    @classmethod
+    def unsaid(cls, body: Mapping[str, Any]) -> list[str]:
+        """Keys, as ``--set`` takes them, that JSON values say nothing about: what an older version didn't know.
+
+        Examples
+        --------
+        >>> body = TrainingSettings().to_json()
+        >>> del body["optimizer"]["momentum"]
+        >>> TrainingSettings.unsaid(body)
+        ['optimizer.momentum']
+        """
+        known = set()
+        for key, value in body.items():
+            known |= {f"{key}.{part}" for part in value} if isinstance(value, Mapping) else {key}
+        return [each.key for each in cls.describe() if each.key not in known]
+
     def with_overrides(self, assignments: Iterable[str]) -> Self:
         """A copy with ``KEY=VALUE`` texts applied, as given with ``--set``.
 

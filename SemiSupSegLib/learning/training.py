@@ -77,7 +77,8 @@ class TrainingRun:
         self.session = session
         self.processes = processes
         details = processes.of_leader(session.folder.details)
-        self.settings = TrainingSettings.from_json(details["settings"])
+        self._said = details["settings"]
+        self.settings = TrainingSettings.from_json(self._said)
         self.cohort = Cohort.load(session.request.cohort)
         self.device = processes.device(self.settings.device)
         prepare_process(self.device, self.settings.threads)
@@ -232,6 +233,8 @@ class TrainingRun:
         checkpoint = self.processes.checkpoint_of_leader(
             functools.partial(load_newest_checkpoint, self.session.folder.checkpoints, self.session.warn)
         )
+        if checkpoint is not None and self.trainer is None:
+            self._say_what_is_new()
         if checkpoint is None or self.trainer is None:
             self.trainer = self._fresh_trainer()
             self.seconds, self.looks.are_owed = 0.0, False
@@ -239,6 +242,17 @@ class TrainingRun:
             self.trainer.restore(checkpoint)
             self.seconds = float(checkpoint.state.get("seconds", 0.0))
             self.looks.are_owed = bool(checkpoint.state.get("is_look_owed", False))
+
+    def _say_what_is_new(self) -> None:
+        """A run that an older version began goes on with today's value of what that one didn't know."""
+        others = tuple(f"{method}." for method in METHODS if method != self.settings.method)
+        new = [key for key in TrainingSettings.unsaid(self._said) if not key.startswith(others)]
+        if new:
+            self.session.warn(
+                "This run was begun by an older version, which did not know the settings "
+                f"{', '.join(new)}: they have today's defaults from here on.",
+                "Start a new run if its results are to be compared with others.",
+            )
 
     def _fresh_trainer(self) -> Trainer:
         trainer = Trainer(self.settings, self.plan, self.device, self.data.cases, self.iterations, self.processes)

@@ -252,6 +252,18 @@ def test_a_stopped_run_keeps_a_checkpoint_and_goes_on_with_the_same_numbers(fini
     assert curves["validation dice teacher"] == expected["validation dice teacher"]
 
 
+def test_settings_that_an_older_version_did_not_know_are_named_when_its_run_goes_on(cohort, tmp_path):
+    folder = new_run(tmp_path, cohort, "method=mean_teacher")
+    assert work(folder, {5: sending("cancel")})[0] == 3
+    settings = folder.details()["settings"]
+    del settings["mean_teacher"]["noise"], settings["sgrs"]["noise"], settings["threads"]
+    folder.update_request(settings=settings)
+    code, session = work(folder)
+    assert code == 0
+    (warning,) = [each["message"] for each in session.events if each.name == "warning"]
+    assert "threads, mean_teacher.noise: they have today's defaults" in warning
+
+
 def test_no_stroke_that_was_trained_on_is_held_out_after_a_resume(tmp_path, monkeypatch):
     taken = []
     original = HeldOutStrokes.take
