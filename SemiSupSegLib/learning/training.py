@@ -41,6 +41,8 @@ from .training_data import TrainingData, held_out_file, load_training_data
 
 _MOST_ROLLBACKS = 2
 _MOST_SHRINKS = 2
+_LARGE_SHARE = 0.2
+"""Of the minutes: a preparation that takes more is worth a word."""
 
 
 def train(session: Session) -> Outcome:
@@ -207,6 +209,7 @@ class TrainingRun:
             self.iterations = length.iterations
             self.looks.times |= length.looks
             self._say_what_was_left_out(wanted["validations"].times)
+            self._say_how_long_preparing_took()
         if self.processes.is_leader:
             self.session.folder.update_request(
                 plan=self.plan.to_json(),
@@ -226,6 +229,14 @@ class TrainingRun:
                 f"{wanted} validations would take too much of {self.settings.budget_minutes:g} minutes: there are "
                 f"{times}.",
                 "Train longer, or with fewer validation cases.",
+            )
+
+    def _say_how_long_preparing_took(self) -> None:
+        minutes, taken = self.settings.budget_minutes, (time.monotonic() - self._begun) / 60
+        if minutes is not None and taken > _LARGE_SHARE * minutes:
+            self.session.warn(
+                f"Preparing the scans took {taken:.1f} of {minutes:g} minutes, so less is left for training.",
+                "What is prepared is kept: another training with these scans begins sooner.",
             )
 
     def _restore(self) -> None:

@@ -252,6 +252,21 @@ def test_a_stopped_run_keeps_a_checkpoint_and_goes_on_with_the_same_numbers(fini
     assert curves["validation dice teacher"] == expected["validation dice teacher"]
 
 
+def test_a_preparation_that_takes_much_of_the_minutes_is_told(cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "planned_length", lambda *arguments, **options: Length(2))
+
+    def warnings(minutes):
+        folder = new_run(tmp_path / minutes, cohort, "method=partial", "iterations=null", f"minutes={minutes}")
+        code, session = work(folder)
+        assert code == 0, session.error
+        return [each for each in session.fields_of("warning") if "Preparing the scans took" in each["message"]]
+
+    assert not warnings("1000")
+    monkeypatch.setattr(training, "_LARGE_SHARE", 0.0)
+    (warning,) = warnings("10")
+    assert "of 10 minutes, so less is left for training" in warning["message"]
+
+
 def test_settings_that_an_older_version_did_not_know_are_named_when_its_run_goes_on(cohort, tmp_path):
     folder = new_run(tmp_path, cohort, "method=mean_teacher")
     assert work(folder, {5: sending("cancel")})[0] == 3
