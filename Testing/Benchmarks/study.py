@@ -58,8 +58,21 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
     """One method on one split; None if the time was up before it was done."""
     folder = options.work / f"{split.name}-{method}"
     result = folder / "result.json"
-    if result.is_file():
-        return _with_pointed_slices(read_json(result, "a result"), folder, result)
+    row = read_json(result, "a result") if result.is_file() else _trained(split, method, folder, options, seconds_left)
+    if row is None:
+        return None
+    groups = {"test": split.test, "unlabeled": split.unlabeled[: options.transductive]}
+    for network in options.networks:
+        for group, cases in groups.items():
+            if cases and f"{group} {network}" not in row:
+                row[f"{group} {network}"] = scores(folder, network, group, cases)
+    return _with_pointed_slices(row, folder, result)
+
+
+def _trained(
+    split: Split, method: str, folder: Path, options: argparse.Namespace, seconds_left: float | None
+) -> dict[str, Any] | None:
+    """What is known of a run when its training is done; None if the time was up before."""
     if seconds_left is not None and seconds_left <= 0:
         return None
     folder.mkdir(exist_ok=True)
@@ -75,22 +88,15 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
         command.append("--resume")
     if not _call(command, seconds_left):
         return None
-    details = RunFolder.open(training).details()
     summary = read_json(training / "model" / "model.json", "a model")["summary"]
-    row = {
+    return {
         "method": method,
         "split": split.name,
         "seed": split.seed,
         **{key: summary[key] for key in ("iterations", "seconds", "device", "versions")},
-        "plan": details["plan"],
+        "plan": RunFolder.open(training).details()["plan"],
+        "clean test": list(split.clean_test),
     }
-    groups = {"test": split.test, "unlabeled": split.unlabeled[: options.transductive]}
-    for network in options.networks:
-        for group, cases in groups.items():
-            if cases:
-                row[f"{group} {network}"] = scores(folder, network, group, cases)
-    row["clean test"] = list(split.clean_test)
-    return _with_pointed_slices(row, folder, result)
 
 
 def _with_pointed_slices(row: dict[str, Any], folder: Path, result: Path) -> dict[str, Any]:

@@ -61,7 +61,9 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
     assert study["labeled"] == 2
 
     trained = (tmp_path / "work/subset0-seed0-supervised/run/manifest.json").stat().st_mtime_ns
-    assert main("la", arguments) == 0
+    # The same command again trains nothing, and predicts by a network that is new.
+    assert main("la", [*arguments, "--networks", "teacher", "student"]) == 0
+    assert all("test student" in row for row in json.loads(out.read_text())["rows"])
     assert (tmp_path / "work/subset0-seed0-supervised/run/manifest.json").stat().st_mtime_ns == trained
     assert "all runs are done" in capsys.readouterr().out
 
