@@ -22,15 +22,16 @@ from SemiSupSegLib.files import write_json_atomically
 from SemiSupSegLib.training_settings import METHODS
 
 from . import study
+from .doubt import case_dice
 from .protocols import Split, la_splits
-from .report import case_dice
 from .statistics import interval
 
 CHOICES = ("uncertain", "random")
+_NAMES = {"uncertain": "that the model doubts most", "random": "at random"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what is left of the rounds, store them, print their table."""
+    """Do what is left of the rounds, store them, print a table."""
     options = _parse(arguments)
     splits = la_splits(options.data, labeled=options.labeled, runs=options.seeds)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             "rows": rows,
         }
         write_json_atomically(options.out, body)
-    print(table(body))
+    print(markdown(body))
     return 0
 
 
@@ -99,19 +100,32 @@ def _going_on(options: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(options) | changed)
 
 
-def table(body: Mapping[str, Any]) -> str:
-    """Mean test Dice before and after, and the paired difference of the two ways to choose."""
-    rows = body["rows"]
-    lines = [f"{'annotated':<22}{'runs':>5}{'test Dice':>11}{'Dice of the chosen before':>28}"]
-    lines.append(f"{body['labeled']} scans{'':<14}{len(rows):>7}{np.mean([row['before'] for row in rows]):>11.4f}")
+def markdown(body: Mapping[str, Any]) -> str:
+    """A title and a table: test Dice before and after, and the paired difference of the two ways to choose."""
+    rows, added = body["rows"], body["added"]
+    settings = ", ".join(each for each in body["settings"] if not each.startswith("threads"))
+    lines = [
+        f"**One round of correction, left atrium, `{body['method']}`, {body['labeled']} scans with dense labels, then "
+        f"{added} more** ({rows[0]['device']}, {body['date']}{', ' + settings if settings else ''}; "
+        f"{_words(body['budget'])}, then {_words(body['budget of the round'])})",
+        "",
+        "| annotated | runs | Dice of those scans before | test Dice | uncertain - random (95 %) |",
+        "| --- | --- | --- | --- | --- |",
+        f"| {body['labeled']} scans | {len(rows)} | – | {np.mean([row['before'] for row in rows]):.3f} | – |",
+    ]
+    differences = [row["uncertain"]["mean_dice"] - row["random"]["mean_dice"] for row in rows]
+    low, high = interval(differences)
+    gains = {"uncertain": f"{np.mean(differences):+.3f} [{low:+.3f}, {high:+.3f}]", "random": "–"}
     for choice in CHOICES:
         dice = np.mean([row[choice]["mean_dice"] for row in rows])
         before = np.mean([value for row in rows for value in row[choice]["cases"].values()])
-        lines.append(f"{'+ ' + str(body['added']) + ' ' + choice:<22}{len(rows):>5}{dice:>11.4f}{before:>28.4f}")
-    differences = [row["uncertain"]["mean_dice"] - row["random"]["mean_dice"] for row in rows]
-    low, high = interval(differences)
-    lines.append(f"uncertain - random: {np.mean(differences):+.4f} [{low:+.4f}, {high:+.4f}]")
+        lines.append(f"| + {added} {_NAMES[choice]} | {len(rows)} | {before:.3f} | {dice:.3f} | {gains[choice]} |")
     return "\n".join(lines)
+
+
+def _words(budget: Sequence[str]) -> str:
+    option, number = budget
+    return f"{number} {option.removeprefix('--')}"
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

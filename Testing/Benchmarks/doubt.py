@@ -70,7 +70,7 @@ def ranking(scores: Mapping[str, Any]) -> dict[str, Any]:
         first), ``random`` (its expectation, always the mean).
     """
     cases = [case for case in scores["cases"] if case in scores["uncertainty"]]
-    dice = np.array([np.mean([each["dice"] for each in scores["cases"][case].values()]) for case in cases])
+    dice = np.array([case_dice(scores["cases"][case]) for case in cases])
     doubt = np.array([scores["uncertainty"][case] for case in cases])
     return {
         "spearman": float(stats.spearmanr(doubt, dice).statistic),
@@ -78,6 +78,11 @@ def ranking(scores: Mapping[str, Any]) -> dict[str, Any]:
         "oracle": _left(np.sort(dice)),
         "random": [float(dice.mean())] * len(dice),
     }
+
+
+def case_dice(case: Mapping[str, Mapping[str, float | None]]) -> float:
+    """Mean Dice of a case's classes."""
+    return float(np.mean([each["dice"] for each in case.values()]))
 
 
 def _left(dice: NDArray) -> list[float]:

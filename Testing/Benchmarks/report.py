@@ -16,7 +16,8 @@ import numpy as np
 from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.files import read_json
 
-from .doubt import ranking
+from . import correction
+from .doubt import case_dice, ranking
 from .statistics import BASELINES, compare
 
 BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
@@ -37,11 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--readme", type=Path, help="Markdown file with the marks")
     parser.add_argument("--plot", type=Path, help="picture: Dice of each run, and what uncertainty is worth")
     options = parser.parse_args(arguments)
-    studies = [_study(path) for path in options.results]
-    print(markdown(studies))
+    bodies = [_body(path) for path in options.results]
+    studies = [each for each in bodies if "comparisons" in each]
+    text = "\n\n".join([markdown(studies), *(correction.markdown(each) for each in bodies if "added" in each)])
+    print(text)
     if options.readme:
-        text = options.readme.read_text(encoding="utf-8")
-        options.readme.write_text(updated(text, studies), encoding="utf-8", newline="\n")
+        readme = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(updated(readme, text), encoding="utf-8", newline="\n")
     if options.plot:
         from .picture import plot
 
@@ -49,17 +52,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _study(path: Path) -> Study:
-    study = read_json(path, "a result file")
-    if not all(_TEST in row for row in study.get("rows", [{}])):
-        raise SemiSupSegError(f"'{path}' was not stored by a study.", "Give what la, acdc or hippocampus have stored.")
-    return study
+def _body(path: Path) -> Mapping[str, Any]:
+    body = read_json(path, "a result file")
+    if "comparisons" not in body and "added" not in body:
+        raise SemiSupSegError(
+            f"'{path}' was not stored by a study.", "Give what la, acdc, hippocampus or correction have stored."
+        )
+    return body
 
 
-def updated(text: str, studies: Sequence[Study]) -> str:
+def updated(text: str, tables: str) -> str:
     """A Markdown text with the tables between its marks."""
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{markdown(studies)}\n\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}"
 
 
 def markdown(studies: Sequence[Study]) -> str:
@@ -184,11 +189,6 @@ def pooled(row: Mapping[str, Any]) -> dict[str, Any]:
     """Test scans and unlabeled ones of a run together: what a user would rank."""
     groups = [row[group] for group in (_TEST, _UNLABELED) if group in row]
     return {key: {k: v for each in groups for k, v in each[key].items()} for key in ("cases", "uncertainty")}
-
-
-def case_dice(case: Mapping[str, Mapping[str, float | None]]) -> float:
-    """Mean Dice of a case's classes."""
-    return float(np.mean([each["dice"] for each in case.values()]))
 
 
 def _mean(study: Study, method: str | None, group: str) -> float | None:

@@ -83,7 +83,9 @@ def test_a_round_of_correction_labels_the_scans_in_doubt_and_as_many_at_random(d
     again = Cohort.load(tmp_path / "work/subset0-seed0-uncertain-sgrs/cohort.json")
     assert {case.id for case in again.cases if case.labeled} >= {"LA_001", "LA_002", *row["uncertain"]["cases"]}
     assert json.loads((tmp_path / "work/subset0-seed0-uncertain-sgrs/result.json").read_text())["iterations"] == 2
-    assert "uncertain - random" in capsys.readouterr().out
+    assert "| + 1 that the model doubts most | 1 |" in capsys.readouterr().out
+    assert benchmarks(["report", str(out)]) == 0
+    assert "**One round of correction, left atrium, `sgrs`, 2 scans" in capsys.readouterr().out
 
 
 def test_folds_are_equally_large_and_mix_the_groups():
@@ -186,7 +188,7 @@ def test_a_report_says_what_was_gained_of_what_all_labels_add():
         ]
     )
     many = study_of([row_of("supervised", "a", 0.90)], labeled=80)
-    tables = updated(f"before {BEGIN} old {END} after", [few, many])
+    tables = updated(f"before {BEGIN} old {END} after", markdown([few, many]))
     assert tables.startswith("before ")
     assert tables.endswith(" after")
     assert " old " not in tables
