@@ -82,11 +82,13 @@ class EmbeddingMatchingSettings(Settings):
     references: int = setting(16, "Reference voxels a class and draw (k)", minimum=1, maximum=4096)
     draws: int = setting(5, "Draws of reference voxels (l)", minimum=1, maximum=100)
     band: float = setting(3.0, "References lie at most so far from the surface", minimum=1, maximum=50, unit="voxels")
-    dropout: float = setting(0.15, "Dropout after every convolution but the last", minimum=0, maximum=0.9)
+    dropout: float = setting(
+        0.05, "Dropout after every convolution but the last (published: 0.15)", minimum=0, maximum=0.9
+    )
     teacher_noise: float = setting(0.01, "Standard deviation of the teacher's input noise", minimum=0, maximum=1)
     student_noise: float = setting(0.02, "Standard deviation of the student's input noise", minimum=0, maximum=1)
-    uncertainty_weight: float = setting(0.25, "Final weight of L_UA", minimum=0, maximum=10)
-    pseudo_weight: float = setting(0.125, "Final weight of L_NN + L_EN", minimum=0, maximum=10)
+    uncertainty_weight: float = setting(1.0, "Final weight of L_UA (published: 0.25)", minimum=0, maximum=10)
+    pseudo_weight: float = setting(0.5, "Final weight of L_NN + L_EN (published: 0.125)", minimum=0, maximum=10)
     matching_loss: bool = setting(True, "Use L_NN")
     entropy_loss: bool = setting(True, "Use L_EN")
     kernel: str = setting("cosine", "Similarity of embeddings", choices=("cosine", "euclidean"))

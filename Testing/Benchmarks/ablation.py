@@ -58,6 +58,11 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "Euclidean, mean": ("embedding_matching.kernel=euclidean",),
         "Euclidean, maximum": ("embedding_matching.kernel=euclidean", "embedding_matching.reduce=max"),
         "references pooled": ("embedding_matching.pooled=true",),
+        "weights as published": (
+            "embedding_matching.uncertainty_weight=0.25",
+            "embedding_matching.pseudo_weight=0.125",
+        ),
+        "dropout as published": ("embedding_matching.dropout=0.15",),
         "means over unreliable voxels": ("embedding_matching.over_unreliable=true",),
         "schedule as published": ("embedding_matching.published_schedule=true",),
     },

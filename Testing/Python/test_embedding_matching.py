@@ -381,9 +381,9 @@ def test_average_after_one_step_is_one_hundredth_of_the_student():
         torch.testing.assert_close(new, 0.99 * old + 0.01 * ours)
 
 
-def test_network_gets_the_papers_dropout():
-    needs = METHODS["embedding_matching"].network_needs(TrainingSettings(method="embedding_matching"))
-    assert needs == {"dropout": 0.15, "dropout_everywhere": True}
+def test_network_gets_dropout_after_every_convolution():
+    settings = TrainingSettings(method="embedding_matching").with_overrides(["embedding_matching.dropout=0.15"])
+    assert METHODS["embedding_matching"].network_needs(settings) == {"dropout": 0.15, "dropout_everywhere": True}
 
 
 @pytest.mark.parametrize(
