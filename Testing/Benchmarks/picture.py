@@ -1,4 +1,5 @@
-"""Stored studies as one picture: the Dice of every paired run, and what is left to a person who follows uncertainty."""
+"""Stored studies as one picture: the Dice of every paired run, what is left to a person who follows uncertainty, and,
+where studies differ in nothing but the number of annotated scans, Dice against that number."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .doubt import ranking
-from .report import baseline_of, is_bound, pooled
+from .report import baseline_of, bound_of, is_bound, pooled
 
 _LEAST_SPAN = 0.04
 """Dice from the bottom of the upper pictures to their top, at least: less is a difference that says nothing."""
@@ -25,10 +26,16 @@ def plot(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     shown = [study for study in studies if not is_bound(study, studies)]
-    figure, axes = pyplot.subplots(2, len(shown), figsize=(4.6 * len(shown), 7), layout="constrained", squeeze=False)
-    for study, (runs, curves) in zip(shown, axes.T, strict=True):
-        _draw_runs(runs, study)
+    series = _by_number(studies)
+    n_columns = len(shown) + len(series)
+    figure, axes = pyplot.subplots(2, n_columns, figsize=(4.6 * n_columns, 7), layout="constrained", squeeze=False)
+    columns = list(axes.T)
+    for study, (runs, curves) in zip(shown, columns, strict=False):
+        _draw_runs(runs, study, bound_of(study, studies))
         _draw_curves(curves, study)
+    for each, (numbers, unused) in zip(series, columns[len(shown) :], strict=True):
+        _draw_numbers(numbers, each)
+        unused.set_axis_off()
     for each in axes.flat:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", alpha=0.3)
@@ -36,8 +43,11 @@ def plot(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _draw_runs(axes: Any, study: Mapping[str, Any]) -> None:
-    """A line a paired run, from method to method: what is common to its methods is its labeled scans' luck."""
+def _draw_runs(axes: Any, study: Mapping[str, Any], bound: Mapping[str, Any] | None) -> None:
+    """A line a paired run, from method to method: what is common to its methods is its labeled scans' luck.
+
+    The dashed line is what `supervised` reaches with the labels of all training scans.
+    """
     methods = list(dict.fromkeys(row["method"] for row in study["rows"]))
     methods.sort(key=lambda method: method != baseline_of(study))
     dice = {(row["split"], row["method"]): row["test teacher"]["mean_dice"] for row in study["rows"]}
@@ -48,8 +58,13 @@ def _draw_runs(axes: Any, study: Mapping[str, Any]) -> None:
         axes.plot([place] * len(values), values, "o", color="tab:blue", markersize=4)
         axes.hlines(np.mean(values), place - 0.3, place + 0.3, color="tab:orange", linewidth=2)
     axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
-    middle = (max(dice.values()) + min(dice.values())) / 2
-    half = max(_LEAST_SPAN, 1.1 * (max(dice.values()) - min(dice.values()))) / 2
+    heights = list(dice.values())
+    if bound:
+        heights.append(float(np.mean([row["test teacher"]["mean_dice"] for row in bound["rows"]])))
+        axes.axhline(heights[-1], color="tab:gray", linestyle="--", linewidth=1)
+        axes.annotate(f"{bound['labeled']} labels", (len(methods) - 1, heights[-1]), ha="right", va="bottom")
+    middle = (max(heights) + min(heights)) / 2
+    half = max(_LEAST_SPAN, 1.15 * (max(heights) - min(heights))) / 2
     axes.set(title=_title(study), ylabel="test Dice of a run", ylim=(middle - half, middle + half))
 
 
@@ -58,6 +73,37 @@ def _title(study: Mapping[str, Any]) -> str:
     grids = [each.split("=")[1].split(",")[0] for each in study["settings"] if each.startswith("plan.spacing=")]
     scans = f"{study['labeled']} scans with {annotation}"
     return ", ".join([study["protocol"].upper(), scans, *(f"{each} mm" for each in grids)])
+
+
+def _by_number(studies: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Studies that differ in the number of annotated scans alone, fewest first; several methods twice at least."""
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for study in studies:
+        alike.setdefault(str([study[key] for key in ("protocol", "form", "settings", "annotation")]), []).append(study)
+    groups = [sorted(group, key=lambda study: study["labeled"]) for group in alike.values()]
+    return [group for group in groups if sum(len({row["method"] for row in each["rows"]}) > 1 for each in group) > 1]
+
+
+def _draw_numbers(axes: Any, studies: Sequence[Mapping[str, Any]]) -> None:
+    """Mean and standard deviation of a method's runs at each number of annotated scans."""
+    for method in dict.fromkeys(row["method"] for study in studies for row in study["rows"]):
+        found = {
+            study["labeled"]: [row["test teacher"]["mean_dice"] for row in study["rows"] if row["method"] == method]
+            for study in studies
+        }
+        known = {number: values for number, values in found.items() if values}
+        axes.errorbar(
+            list(known),
+            [np.mean(values) for values in known.values()],
+            [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in known.values()],
+            marker="o", markersize=4, capsize=3, linewidth=1, label=method,
+        )  # fmt: skip
+    numbers = [study["labeled"] for study in studies]
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, map(str, numbers))
+    axes.minorticks_off()
+    axes.set(title=studies[0]["protocol"].upper(), xlabel="annotated scans", ylabel="test Dice")
+    axes.legend(frameon=False)
 
 
 def _draw_curves(axes: Any, study: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def markdown(studies: Sequence[Study]) -> str:
     for study in studies:
         if study in bounds:
             continue
-        bound = next((each for each in bounds if _bounds(each, study)), None)
+        bound = bound_of(study, studies)
         parts += [title(study), "", *_table(study, bound), ""]
     return "\n".join(parts).rstrip()
 
@@ -98,6 +98,11 @@ def _annotation(study: Study) -> str:
 def is_bound(study: Study, studies: Sequence[Study]) -> bool:
     """Whether a study is the upper bound of another: the same protocol, more labels, `supervised` alone."""
     return {row["method"] for row in study["rows"]} == {"supervised"} and any(_bounds(study, each) for each in studies)
+
+
+def bound_of(study: Study, studies: Sequence[Study]) -> Study | None:
+    """The upper bound of a study, if it is there."""
+    return next((each for each in studies if is_bound(each, studies) and _bounds(each, study)), None)
 
 
 def _bounds(bound: Study, study: Study) -> bool:

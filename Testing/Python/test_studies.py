@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.cohort_creation import create_cohort
@@ -202,7 +203,17 @@ def test_a_report_says_what_was_gained_of_what_all_labels_add():
     assert tables.count("Left atrium, ") == 1
 
 
-def test_studies_are_drawn(tmp_path):
+def test_studies_are_drawn(tmp_path, monkeypatch):
     rows = [row_of(method, split, 0.8) for method in ("supervised", "sgrs") for split in "ab"]
-    plot([study_of(rows), study_of(rows, annotation="scribbles")], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: drawn.append(figure.axes))
+    few, many = study_of(rows), study_of(rows[:1], labeled=80)
+    plot([few, study_of(rows, annotation="scribbles"), many], tmp_path / "plot.png")
+    plot([few, study_of(rows, labeled=8), many], tmp_path / "plot.png")
+    first, second = drawn
+    assert len(first) == 4
+    assert [text.get_text() for text in first[0].texts] == ["80 labels"]
+    assert len(second) == 6
+    numbers = second[2]
+    assert [text.get_text() for text in numbers.get_legend().get_texts()] == ["supervised", "sgrs"]
+    assert list(numbers.get_xticks()) == [4, 8, 80]
