@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import slicer
 
-from ..cohort import AnnotationFile, Case, Cohort, Role
+from ..cohort import Case, Cohort, Role
 from ..cohort_creation import create_cohort
 from ..cohort_lint import Finding, lint_cohort
 from ..errors import CohortError, ErrorCode, SemiSupSegError, VolumeError
@@ -20,6 +20,7 @@ from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind
 from ..volume import Volume, check_image, read_geometry
 from .accepted_proposals import forget_accepted, note_accepted, split_annotation
+from .annotation_files import AnnotationFiles, annotation_on_disk
 from .cohort_nodes import (
     EditWatcher,
     free_case_id,
@@ -29,8 +30,6 @@ from .cohort_nodes import (
     show_image,
     tag,
     tagged_nodes,
-    was_painted_here,
-    write_cropped,
     write_image,
 )
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of, volume_of
@@ -89,7 +88,7 @@ class CohortScene:
             Cohort.load(path) if path.is_file() else Cohort(classes or _OPEN_SCHEMA, (), path.parent.name, path)
         )
         self.edits = EditWatcher()
-        self._painted_files: dict[tuple[str, str], Path] = {}
+        self.files = AnnotationFiles(path.parent)
 
     @property
     def path(self) -> Path:
@@ -162,7 +161,7 @@ class CohortScene:
         case = Case(case_id, free_path(self.folder / "images" / f"{case_id}.nrrd"), role=role)
         write_image(volume_node, case.image, compress=compress)
         for kind, annotation in painted.items():
-            case = self._written(case, annotation, kind, schema)
+            case = self.files.written(case, annotation, kind, schema)
         self._keep(replace(self.cohort, schema=schema).with_case(case))
         tag(volume_node, self.path, case_id, "image")
         for kind, node in nodes.items():
@@ -219,7 +218,7 @@ class CohortScene:
         """Take a case out of the cohort; its files stay, and so do its nodes, as plain nodes."""
         self.save_edits()
         self._keep(self.cohort.without_case(case_id))
-        self._painted_files = {key: path for key, path in self._painted_files.items() if key[0] != case_id}
+        self.files.forget(case_id)
         for node in tagged_nodes(self.scene, self.path, case_id):
             for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
                 node.RemoveAttribute(name)
@@ -330,7 +329,7 @@ class CohortScene:
                 "Give class indices.",
             )
         array = array.astype(np.uint8)
-        case = self._written(case, Volume(array, grid), kind, self.cohort.schema)
+        case = self.files.written(case, Volume(array, grid), kind, self.cohort.schema)
         self._keep(self.cohort.with_case(replace(case, proposals=None) if kind == "scribble" else case))
         for node in tagged_nodes(self.scene, self.path, case_id, kind):
             forget_accepted(node)
@@ -400,7 +399,7 @@ class CohortScene:
         elif keep == "cohort":
             update_segmentation(
                 node,
-                self._annotation_on_disk(case, kind),
+                annotation_on_disk(self.cohort, case, kind),
                 volume_node,
                 self.cohort.schema,
                 with_background=kind == "scribble",
@@ -435,40 +434,15 @@ class CohortScene:
         """The case with what its node holds on disk; accepted proposals in a file of their own: they are guesses."""
         schema = self.cohort.schema
         if kind == "label":
-            return self._written(case, read_annotation(node, volume_node, schema, kind), kind, schema)
+            return self.files.written(case, read_annotation(node, volume_node, schema, kind), kind, schema)
         strokes, proposals = split_annotation(node, volume_node, schema)
         had_strokes = case.scribble is not None
-        case = self._written(self._written(case, strokes, "scribble", schema), proposals, "proposals", schema)
+        case = self.files.written(self.files.written(case, strokes, "scribble", schema), proposals, "proposals", schema)
         if case.scribble is not None:  # whoever paints on a case wants it to train, though its label was for evaluation
             return replace(case, labeled=True)
         if had_strokes and case.label is not None:  # beside strokes a label was the reference, and so it is again
             return replace(case, labeled=False)
         return case
-
-    def _written(
-        self,
-        case: Case,
-        annotation: Volume,
-        what: Literal["scribble", "label", "proposals"],
-        schema: LabelSchema,
-        *,
-        in_new_file: bool = False,
-    ) -> Case:
-        """The case with an annotation that is on disk; without one where nothing is painted.
-
-        Always into the cohort's folder, and over no file but the case's own that was written here before: any other is
-        somebody's work.
-        """
-        before: AnnotationFile | None = getattr(case, what)
-        folder = self.folder / (what if what == "proposals" else f"{what}s")
-        # Strokes that were erased and painted anew go where they were.
-        path = self._painted_files.get((case.id, what)) if before is None else before.path
-        if path is None or in_new_file or path.parent != folder or not was_painted_here(path):
-            path = free_path(folder / f"{case.id}_{what}.seg.nrrd")
-        is_painted = write_cropped(path, annotation, schema, "label" if what == "label" else "scribble")
-        if is_painted:
-            self._painted_files[case.id, what] = path
-        return replace(case, **{what: AnnotationFile(path) if is_painted else None})
 
     def _keep(self, cohort: Cohort) -> None:
         self.cohort = cohort.save(self.path)
@@ -480,23 +454,9 @@ class CohortScene:
             volume_node = self.image_node(case.id)
             annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
             in_scene = uncropped(annotation, geometry_of(volume_node), kind)
-            return not np.array_equal(in_scene, self._annotation_on_disk(case, kind))
+            return not np.array_equal(in_scene, annotation_on_disk(self.cohort, case, kind))
         except SemiSupSegError:
             return True
-
-    def _annotation_on_disk(self, case: Case, kind: AnnotationKind) -> np.ndarray:
-        """What the files hold, on the scan's grid: a label, or strokes with the proposals that were accepted."""
-        nothing = np.full(read_geometry(case.image).shape, IGNORE if kind == "scribble" else 0, dtype=np.uint8)
-        if kind == "label":
-            if case.label is None:
-                return nothing
-            label = self.cohort.read_label(case)
-            # Where the file says nothing, say outside of a map smaller than the scan, a node can't say anything else.
-            return np.where(label == IGNORE, nothing, label)
-        strokes = nothing if case.scribble is None else self.cohort.read_scribble(case)
-        if case.proposals is None:
-            return strokes
-        return np.where(strokes == IGNORE, self.cohort.read_proposals(case), strokes)
 
 
 def _joined(known: Case | None, new: Case) -> Case | None:

@@ -121,7 +121,7 @@ class PredictionScene(CohortScene):
             strokes = self.cohort.read_scribble(case)
             labels = np.where(strokes == IGNORE, labels, strokes)
         grid = geometry_of(self.image_node(case_id))
-        case = self._written(case, Volume(labels, grid), "label", self.cohort.schema, in_new_file=True)
+        case = self.files.written(case, Volume(labels, grid), "label", self.cohort.schema, in_new_file=True)
         self._keep(self.cohort.with_case(replace(case, scribble=None, proposals=None, labeled=True)))
         self._let_go_of_strokes(case_id)
         for node in tagged_nodes(self.scene, self.path, case_id, "label"):
