@@ -96,9 +96,7 @@ class Settings:
         >>> TrainingSettings.unsaid(body)
         ['optimizer.momentum']
         """
-        known = set()
-        for key, value in body.items():
-            known |= {f"{key}.{part}" for part in value} if isinstance(value, Mapping) else {key}
+        known = flat(body)
         return [each.key for each in cls.describe() if each.key not in known]
 
     def with_overrides(self, assignments: Iterable[str]) -> Self:
@@ -154,6 +152,20 @@ class Settings:
                     choices=metadata["choices"],
                     unit=metadata["unit"],
                 )
+
+
+def flat(body: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values of settings by their keys, as ``--set`` takes them.
+
+    Examples
+    --------
+    >>> flat({"seed": 1, "optimizer": {"momentum": 0.9}})
+    {'seed': 1, 'optimizer.momentum': 0.9}
+    """
+    found: dict[str, Any] = {}
+    for key, value in body.items():
+        found |= {f"{key}.{part}": each for part, each in value.items()} if isinstance(value, Mapping) else {key: value}
+    return found
 
 
 def _type_hints(kind: type) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _resumed(options: argparse.Namespace) -> RunFolder:
         )
     check_device(wanted.device)
     if wanted != settings and torchrun.is_leader():
-        folder.update_request(settings=wanted.to_json())
+        folder.update_request(settings={**request.settings, "device": wanted.device})
     return folder
 
 

@@ -16,6 +16,8 @@ from .sliding_window import Box, SlidingWindow
 
 _SLAB_NUMBERS = 1_000_000
 """Probabilities, of all classes together, that are made at a time."""
+_MORE_STRIPS = 1.1
+"""Where strips are needed a tenth more of them are made, for what a strip holds beside its windows' sums."""
 _LARGE_IMAGE = 4_000_000
 """Voxels from which freed memory is worth more to the system than to the next image."""
 
@@ -56,8 +58,9 @@ def predicted_slabs(
     # What is held is as thick as a window: along the axis of most windows it is the smallest part of the image.
     along, *others = sorted(axes, key=lambda each: sliding.window[each.axis] / each.source_length)
     across = max(others, key=lambda each: each.source_length)
-    n_strips = math.ceil(sliding.numbers_held(image.shape, along.axis) / most_numbers)
-    strips = _even_parts(across.target_length, min(max(1, n_strips), across.target_length))
+    too_many = sliding.numbers_held(image.shape, along.axis) / most_numbers
+    n_strips = 1 if too_many <= 1 else math.ceil(_MORE_STRIPS * too_many)
+    strips = _even_parts(across.target_length, min(n_strips, across.target_length))
     finished, told = 0, 0.0
 
     def tell(fraction: float) -> None:

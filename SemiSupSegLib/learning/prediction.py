@@ -32,7 +32,7 @@ from .whereabouts import Whereabouts
 
 T = TypeVar("T")
 
-_HELD, _HELD_BESIDE_PROBABILITIES = 0.7, 0.4
+_HELD, _HELD_BESIDE_PROBABILITIES = 0.75, 0.4
 """How much of a float32 copy of the image windows may hold in the computer's memory. Where they need more, the image is
 predicted in strips; two classes don't as long as windows are as long as a quarter of the image."""
 

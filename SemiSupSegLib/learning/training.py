@@ -202,6 +202,7 @@ class TrainingRun:
         """Networks, iterations and checkpoint, ready to go on."""
         if self.iterations is None:
             wanted = self.looks.wanted()
+            self._say_how_long_preparing_took()
             length = planned_length(
                 self.settings, self.plan, self.device, self.data.cases, self._preparing, self.processes,
                 looks=wanted, begun=self._begun,
@@ -209,7 +210,6 @@ class TrainingRun:
             self.iterations = length.iterations
             self.looks.times |= length.looks
             self._say_what_was_left_out(wanted["validations"].times)
-            self._say_how_long_preparing_took()
         if self.processes.is_leader:
             self.session.folder.update_request(
                 plan=self.plan.to_json(),
@@ -245,7 +245,7 @@ class TrainingRun:
             functools.partial(load_newest_checkpoint, self.session.folder.checkpoints, self.session.warn)
         )
         if checkpoint is not None and self.trainer is None:
-            self._say_what_is_new()
+            self._say_which_settings_are_new()
         if checkpoint is None or self.trainer is None:
             self.trainer = self._fresh_trainer()
             self.seconds, self.looks.are_owed = 0.0, False
@@ -254,7 +254,7 @@ class TrainingRun:
             self.seconds = float(checkpoint.state.get("seconds", 0.0))
             self.looks.are_owed = bool(checkpoint.state.get("is_look_owed", False))
 
-    def _say_what_is_new(self) -> None:
+    def _say_which_settings_are_new(self) -> None:
         """A run that an older version began goes on with today's value of what that one didn't know."""
         others = tuple(f"{method}." for method in METHODS if method != self.settings.method)
         new = [key for key in TrainingSettings.unsaid(self._said) if not key.startswith(others)]

@@ -79,26 +79,31 @@ def _by_number(studies: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, A
     """Studies that differ in the number of annotated scans alone, fewest first; several methods twice at least."""
     alike: dict[str, list[Mapping[str, Any]]] = {}
     for study in studies:
-        alike.setdefault(str([study[key] for key in ("protocol", "form", "settings", "annotation")]), []).append(study)
+        common = [study[key] for key in ("protocol", "form", "settings", "annotation")]
+        alike.setdefault(str([*common, study["budget"][baseline_of(study)]]), []).append(study)
     groups = [sorted(group, key=lambda study: study["labeled"]) for group in alike.values()]
-    return [group for group in groups if sum(len({row["method"] for row in each["rows"]}) > 1 for each in group) > 1]
+    return [group for group in groups if len({each["labeled"] for each in group if _has_several_methods(each)}) > 1]
+
+
+def _has_several_methods(study: Mapping[str, Any]) -> bool:
+    return len({row["method"] for row in study["rows"]}) > 1
 
 
 def _draw_numbers(axes: Any, studies: Sequence[Mapping[str, Any]]) -> None:
     """Mean and standard deviation of a method's runs at each number of annotated scans."""
     for method in dict.fromkeys(row["method"] for study in studies for row in study["rows"]):
-        found = {
-            study["labeled"]: [row["test teacher"]["mean_dice"] for row in study["rows"] if row["method"] == method]
-            for study in studies
-        }
-        known = {number: values for number, values in found.items() if values}
+        known: dict[int, list[float]] = {}
+        for study in studies:
+            values = [row["test teacher"]["mean_dice"] for row in study["rows"] if row["method"] == method]
+            if values:
+                known.setdefault(study["labeled"], []).extend(values)
         axes.errorbar(
             list(known),
             [np.mean(values) for values in known.values()],
             [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in known.values()],
             marker="o", markersize=4, capsize=3, linewidth=1, label=method,
         )  # fmt: skip
-    numbers = [study["labeled"] for study in studies]
+    numbers = sorted({study["labeled"] for study in studies})
     axes.set_xscale("log")
     axes.set_xticks(numbers, map(str, numbers))
     axes.minorticks_off()

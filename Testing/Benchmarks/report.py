@@ -40,11 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     bodies = [_body(path) for path in options.results]
     studies = [each for each in bodies if "comparisons" in each]
-    text = "\n\n".join([markdown(studies), *(correction.markdown(each) for each in bodies if "added" in each)])
+    tables = [markdown(studies), *(correction.markdown(each) for each in bodies if "added" in each)]
+    text = "\n\n".join(each for each in tables if each)
     print(text)
     if options.readme:
         readme = options.readme.read_text(encoding="utf-8")
         options.readme.write_text(updated(readme, text), encoding="utf-8", newline="\n")
+    if options.plot and not studies:
+        raise SemiSupSegError("There is no study to draw.", "Give what la, acdc or hippocampus have stored, too.")
     if options.plot:
         from .picture import plot
 

@@ -14,22 +14,25 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.files import read_json, write_json_atomically
 from SemiSupSegLib.runs import RunFolder
-from SemiSupSegLib.training_settings import METHODS
+from SemiSupSegLib.settings import flat
+from SemiSupSegLib.training_settings import METHODS, TrainingSettings
 
 from .doubt import pointed_slices
 from .protocols import FOLDS, LAYOUT, PUBLISHED_LA, Split, acdc_splits, hippocampus_splits, la_splits
 from .statistics import compare
 
 PUBLISHED_ITERATIONS = 6000
+_MISSING = object()
 _TRANSDUCTIVE_CASES = 20
 """Unlabeled training scans that are predicted for transductive Dice in the quick form."""
 
@@ -58,6 +61,7 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
     """One method on one split; None if the time was up before it was done."""
     folder = options.work / f"{split.name}-{method}"
     result = folder / "result.json"
+    _check_that_it_fits(folder, split, _wanted(split, method, options))
     row = read_json(result, "a result") if result.is_file() else _trained(split, method, folder, options, seconds_left)
     if row is None:
         return None
@@ -67,6 +71,38 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
             if cases and f"{group} {network}" not in row:
                 row[f"{group} {network}"] = scores(folder, network, group, cases)
     return _with_pointed_slices(row, folder, result)
+
+
+def _wanted(split: Split, method: str, options: argparse.Namespace) -> TrainingSettings:
+    option, number = budget(options, method)
+    given = [f"method={method}", f"seed={split.seed}", f"{option.removeprefix('--')}={number}"]
+    return TrainingSettings().with_overrides([*settings_of(options), *given])
+
+
+def _check_that_it_fits(folder: Path, split: Split, wanted: TrainingSettings) -> None:
+    """Raise `SemiSupSegError` where a run that is there already was asked for otherwise, or had other defaults."""
+    if (folder / "cohort.json").is_file():
+        labeled = {case.id for case in Cohort.load(folder / "cohort.json").cases if case.labeled}
+        if labeled != {case.id for case in split.cohort.cases if case.labeled}:
+            raise SemiSupSegError(f"The run in '{folder}' has other labeled scans.", "Choose another --work.")
+    if (folder / "run" / "run.json").is_file():
+        others = unlike(wanted, RunFolder.open(folder / "run").details()["settings"])
+        if others:
+            raise SemiSupSegError(
+                f"The run in '{folder}' has other settings, or an older version's defaults: {', '.join(others)}.",
+                "Choose another --work.",
+            )
+
+
+def unlike(wanted: TrainingSettings, stored: Mapping[str, Any]) -> list[str]:
+    """Keys of settings that matter to a training's result and differ from stored ones, or are missing there."""
+    stored = flat(stored)
+    ignored = ("device", "threads", "checkpoint_minutes", *(f"{each}." for each in METHODS if each != wanted.method))
+    return [
+        key
+        for key, value in flat(wanted.to_json()).items()
+        if not key.startswith(ignored) and stored.get(key, _MISSING) != value
+    ]
 
 
 def _trained(
@@ -82,19 +118,21 @@ def _trained(
     training = folder / "run"
     command = ["train", str(cohort), "--method", method, "--out", str(training), "--seed", str(split.seed)]
     command += ["--device", options.device, *budget(options, method)]
-    for assignment in _settings(options):
+    for assignment in settings_of(options):
         command += ["--set", assignment]
     if training.is_dir():
         command.append("--resume")
     if not _call(command, seconds_left):
         return None
     summary = read_json(training / "model" / "model.json", "a model")["summary"]
+    details = RunFolder.open(training).details()
     return {
         "method": method,
         "split": split.name,
         "seed": split.seed,
         **{key: summary[key] for key in ("iterations", "seconds", "device", "versions")},
-        "plan": RunFolder.open(training).details()["plan"],
+        "settings": details["settings"],
+        "plan": details["plan"],
         "clean test": list(split.clean_test),
     }
 
@@ -132,9 +170,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def scores(folder: Path, network: str, group: str, cases: Sequence[str]) -> dict[str, Any]:
-    """Predictions and scores of some cases by the model of a run's folder; what is there already is read."""
+    """Predictions and scores of some cases by the model of a run's folder; what it has predicted already is read."""
     out, stored, cohort = folder / f"{group}-{network}", folder / f"{group}-{network}.json", folder / "cohort.json"
-    if not stored.is_file():
+    if not _are_scores_of(stored, folder / "run" / "model" / "model.json", cases):
         if not _call(["predict", str(folder / "run"), str(cohort), "--out", str(out), "--cases", *cases,
                       "--set", f"network={network}", "--set", "uncertainty=true"]):  # fmt: skip
             raise SystemExit(f"the prediction of {folder.name} failed")
@@ -143,6 +181,13 @@ def scores(folder: Path, network: str, group: str, cases: Sequence[str]) -> dict
     body = read_json(stored, "scores")
     body["uncertainty"] = read_json(out / "predictions.json", "the predictions' uncertainty")["uncertainty"]
     return body
+
+
+def _are_scores_of(stored: Path, model: Path, cases: Sequence[str]) -> bool:
+    """Whether there are scores of these cases by this model: not by one that lay there before."""
+    if not stored.is_file() or stored.stat().st_mtime_ns < model.stat().st_mtime_ns:
+        return False
+    return set(read_json(stored, "scores")["cases"]) == set(cases)
 
 
 def _call(command: Sequence[str], seconds: float | None = None) -> bool:
@@ -171,7 +216,7 @@ def budget(options: argparse.Namespace, method: str) -> list[str]:
     return ["--minutes", str(options.minutes)] if options.quick else ["--iterations", str(PUBLISHED_ITERATIONS)]
 
 
-def _settings(options: argparse.Namespace) -> list[str]:
+def settings_of(options: argparse.Namespace) -> list[str]:
     return [*(() if options.quick or options.protocol != "la" else PUBLISHED_LA), *options.set]
 
 
@@ -190,14 +235,21 @@ def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]
         "labeled": labeled,
         "annotation": "scribbles" if options.scribbles or protocol == "acdc" else "dense",
         "budget": {method: budget(options, method) for method in options.methods},
-        "settings": _settings(options),
-        "date": datetime.date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "settings": settings_of(options),
+        **machine(),
         "comparisons": compare(rows),
         "rows": rows,
     }
     write_json_atomically(options.out, json.loads(json.dumps(body)))
+
+
+def machine() -> dict[str, Any]:
+    """When and on what it was computed."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
 
 
 def _count(text: str) -> tuple[str | None, int]:
@@ -235,8 +287,6 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         "by method, for equal computing on a machine that has other things to do too",
     )  # fmt: skip
     made.add_argument("--device", default="auto")
-    made.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
-    made.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
     made.add_argument("--seconds", type=float, help="stop after so long; the same command goes on")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every training")
     made.add_argument("--work", type=Path, default=Path("benchmark-runs"), help="folder of the runs")
@@ -257,6 +307,8 @@ def parsed(made: argparse.ArgumentParser, arguments: Sequence[str], protocol: st
 
 def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(protocol, __doc__)
+    made.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
+    made.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
     made.add_argument("--methods", nargs="+", default=["supervised"], choices=METHODS)
     made.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")
     return parsed(made, arguments, protocol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from SemiSupSegLib.commands import train
+from SemiSupSegLib.runs import RunFolder, RunRequest
+from SemiSupSegLib.training_settings import TrainingSettings
 from SemiSupSegLib.volume import Geometry, Volume, write_volume
 
 SMALL = ["--set", "plan.patch=16,16,8", "plan.features=4,8", "--device", "cpu"]
@@ -261,6 +265,15 @@ def test_a_wrong_device_is_noticed_before_anything_is_written(command, run_folde
     before = (run_folder / "run.json").read_bytes()
     assert_fails(command("train", "--out", run_folder, "--resume", "--device", "cuda:7"), 1, "'cuda:7'")
     assert (run_folder / "run.json").read_bytes() == before
+
+
+def test_another_device_changes_nothing_else_of_a_run_that_goes_on(tmp_path):
+    settings = TrainingSettings(device="auto").to_json()
+    del settings["sgrs"]["noise"]  # what an older version didn't know must stay unsaid, so that it is noticed
+    folder = RunFolder.create(tmp_path / "run", RunRequest("train", cohort="cohort.json", settings=settings))
+    chosen = dict.fromkeys(("cohort", "method", "minutes", "iterations", "seed"))
+    train._resumed(argparse.Namespace(out=folder.path, device="cpu", set=[], **chosen))
+    assert folder.details()["settings"] == {**settings, "device": "cpu"}
 
 
 def test_an_error_in_the_program_shows_its_place_only_when_asked(run_python, repository):

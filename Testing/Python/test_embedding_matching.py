@@ -384,6 +384,8 @@ def test_average_after_one_step_is_one_hundredth_of_the_student():
 def test_network_gets_dropout_after_every_convolution():
     settings = TrainingSettings(method="embedding_matching").with_overrides(["embedding_matching.dropout=0.15"])
     assert METHODS["embedding_matching"].network_needs(settings) == {"dropout": 0.15, "dropout_everywhere": True}
+    needs = METHODS["embedding_matching"].network_needs(TrainingSettings(method="embedding_matching"))
+    assert needs == {"dropout": 0.05, "dropout_everywhere": True}
 
 
 @pytest.mark.parametrize(

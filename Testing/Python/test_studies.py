@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.cohort import Cohort, Role
 from SemiSupSegLib.cohort_creation import create_cohort
 from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.segmentation_file import write_segmentation
+from SemiSupSegLib.training_settings import TrainingSettings
 from SemiSupSegLib.volume import Geometry, Volume, write_volume
 from Testing.Benchmarks.__main__ import main as benchmarks
 from Testing.Benchmarks.doubt import pointed_slices, ranking
@@ -20,7 +22,7 @@ from Testing.Benchmarks.picture import plot
 from Testing.Benchmarks.protocols import FOLDS, stratified_folds
 from Testing.Benchmarks.report import BEGIN, END, markdown, updated
 from Testing.Benchmarks.statistics import compare
-from Testing.Benchmarks.study import main
+from Testing.Benchmarks.study import _are_scores_of, main, unlike
 
 N_TRAIN, N_TEST = 4, 2
 
@@ -69,10 +71,40 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
     assert "all runs are done" in capsys.readouterr().out
 
 
+def test_a_run_with_other_settings_scans_or_defaults_is_no_part_of_a_study(data, tmp_path, capsys):
+    arguments = ["la", "--data", str(data), "--seeds", "1", "--quick", "--device", "cpu", "--networks", "teacher"]
+    arguments += ["--set", "threads=1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results.json")]
+    assert benchmarks([*arguments, "--labeled", "2", "--iterations", "1"]) == 0
+    assert benchmarks([*arguments, "--labeled", "2", "--iterations", "2"]) == 1
+    assert "other settings, or an older version's defaults: iterations" in capsys.readouterr().err
+    assert benchmarks([*arguments, "--labeled", "3", "--iterations", "1"]) == 1
+    assert "other labeled scans" in capsys.readouterr().err
+
+
+def test_settings_of_other_methods_and_of_the_machine_make_no_difference():
+    stored = TrainingSettings(method="sgrs").to_json()
+    wanted = TrainingSettings(method="sgrs", threads=3, device="cpu").with_overrides(["sp3.pseudo_weight=3"])
+    assert unlike(wanted, stored) == []
+    assert unlike(wanted.with_overrides(["sgrs.margin=0.2"]), stored) == ["sgrs.margin"]
+    del stored["sgrs"]["noise"]
+    assert unlike(wanted, stored) == ["sgrs.noise"]
+
+
+def test_scores_of_a_former_model_are_not_those_of_the_next(tmp_path):
+    stored, model = tmp_path / "test-teacher.json", tmp_path / "model.json"
+    stored.write_text('{"cases": {"a": {}}}', encoding="utf-8")
+    model.touch()
+    os.utime(model, ns=(0, 1))
+    assert _are_scores_of(stored, model, ["a"])
+    assert not _are_scores_of(stored, model, ["a", "b"])
+    os.utime(model, ns=(0, stored.stat().st_mtime_ns + 1))
+    assert not _are_scores_of(stored, model, ["a"])
+
+
 def test_a_round_of_correction_labels_the_scans_in_doubt_and_as_many_at_random(data, tmp_path, capsys):
     out = tmp_path / "correction.json"
     arguments = ["correction", "--data", str(data), "--labeled", "2", "--method", "sgrs", "--seeds", "1", "--add", "1"]
-    arguments += ["--quick", "--iterations", "3", "--more", "2", "--device", "cpu", "--networks", "teacher"]
+    arguments += ["--quick", "--iterations", "3", "--more", "2", "--device", "cpu"]
     arguments += ["--set", "threads=1", "--work", str(tmp_path / "work"), "--out", str(out)]
     assert benchmarks(arguments) == 0
     body = json.loads(out.read_text())
@@ -81,10 +113,12 @@ def test_a_round_of_correction_labels_the_scans_in_doubt_and_as_many_at_random(d
     assert set(doubt) == {"LA_003", "LA_004"}
     assert list(row["uncertain"]["cases"]) == [max(doubt, key=doubt.get)]
     assert len(row["random"]["cases"]) == 1
-    again = Cohort.load(tmp_path / "work/subset0-seed0-uncertain-sgrs/cohort.json")
-    assert {case.id for case in again.cases if case.labeled} >= {"LA_001", "LA_002", *row["uncertain"]["cases"]}
-    assert json.loads((tmp_path / "work/subset0-seed0-uncertain-sgrs/result.json").read_text())["iterations"] == 2
-    assert "| + 1 that the model doubts most | 1 |" in capsys.readouterr().out
+    for choice in ("none", "uncertain", "random"):
+        again = Cohort.load(tmp_path / f"work/subset0-seed0-1-{choice}-sgrs/cohort.json")
+        trained = {case.id for case in again.cases_of(Role.TRAIN) if case.labeled}
+        assert trained == {"LA_001", "LA_002", *row[choice]["cases"]}
+        assert row[choice]["iterations"] == 2
+    assert "| 1 that the model doubts most | 1 |" in capsys.readouterr().out
     assert benchmarks(["report", str(out)]) == 0
     assert "**One round of correction, left atrium, `sgrs`, 2 scans" in capsys.readouterr().out
 
@@ -169,6 +203,7 @@ def study_of(rows, labeled=4, **changes):
         "labeled": labeled,
         "annotation": "dense",
         "date": "2026-01-01",
+        "budget": {key: ["--iterations", "9"] for key in ("supervised", "partial")},
     }
     cases = {f"case {number}": {"organ": {"dice": 0.5 + number / 10, "hd95": 2.0}} for number in range(3)}
     scores = {"cases": cases, "uncertainty": dict.fromkeys(cases, 0.1) | {"case 0": 0.2}}

@@ -6,9 +6,8 @@ predictions agree, the teacher's pseudo-label trains it as it is; where they dif
 Dice; where either is undecided, not at all.
 
 This is what the code means to do; ``legacy=True`` is what it does (`sgrs_legacy`). The ramp as published, in fractions,
-is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. One thing is added: the plain view's grey values are
-changed as those of annotated patches are, for which the teacher's label is worth more (``strong_view=False`` leaves it
-out).
+is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. One thing is added: the grey values of the plain view
+are changed as those of annotated patches are (``strong_view=False`` leaves them as they are).
 """
 
 from __future__ import annotations

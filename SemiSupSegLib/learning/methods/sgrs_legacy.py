@@ -40,7 +40,8 @@ class LegacySGRS(SGRS):
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
-        self.options = dataclasses.replace(self.options, teacher_dropout=True, strong_view=False)  # D5
+        # teacher_dropout is D5.
+        self.options = dataclasses.replace(self.options, teacher_dropout=True, strong_view=False)
 
     def adapted(self, settings: TrainingSettings) -> TrainingSettings:
         """With the code's optimiser, whatever was set."""
