@@ -5,7 +5,8 @@
 A model is trained on few labeled scans and segments the unlabeled ones. A person then corrects some of them, here by
 taking their reference: those with the highest uncertainty score, as many drawn at random, or none. Training goes on
 from the model with both kinds of annotation, as *Use as starting point* and *Train* do in the panel, equally long in
-all three. Left atrium, dense labels; a study's ``--work`` holds the first trainings already, if they were asked for alike.
+all three. Left atrium, dense labels; a study's ``--work`` holds the first trainings already, if they were asked for
+alike.
 """
 
 from __future__ import annotations
