@@ -23,6 +23,7 @@ from SemiSupSegLib.runs import RunFolder, RunRequest
 from SemiSupSegLib.training_settings import PredictionSettings, TrainingSettings
 
 from .statistics import interval
+from .study import check_settings
 
 FULL = "full"
 
@@ -128,12 +129,13 @@ def run(variant: Variant, seed: int, cases: Sequence[str], options: argparse.Nam
 
     folder = options.work / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
     result = folder / "result.json"
-    if result.is_file():
-        return read_json(result, "a result")
     settings = TrainingSettings().with_overrides(
         [f"method={variant.method}", f"seed={seed}", f"device={options.device}", *options.set, *variant.assignments]
         + ([f"iterations={options.iterations}"] if options.iterations else [f"minutes={options.minutes}"])
     )
+    check_settings(folder / "run", settings)
+    if result.is_file():
+        return read_json(result, "a result")
     print(f"{variant.name}, seed {seed}", flush=True)
     exclusive = options.iterations is None  # a budget of time is fair only if nobody else uses the device
     request = RunRequest("train", str(options.cohort), settings.to_json(), exclusive=exclusive)

@@ -85,13 +85,17 @@ def _check_that_it_fits(folder: Path, split: Split, wanted: TrainingSettings) ->
         labeled = {case.id for case in Cohort.load(folder / "cohort.json").cases if case.labeled}
         if labeled != {case.id for case in split.cohort.cases if case.labeled}:
             raise SemiSupSegError(f"The run in '{folder}' has other labeled scans.", "Choose another --work.")
-    if (folder / "run" / "run.json").is_file():
-        others = unlike(wanted, RunFolder.open(folder / "run").details()["settings"])
-        if others:
-            raise SemiSupSegError(
-                f"The run in '{folder}' has other settings, or an older version's defaults: {', '.join(others)}.",
-                "Choose another --work.",
-            )
+    check_settings(folder / "run", wanted)
+
+
+def check_settings(training: Path, wanted: TrainingSettings) -> None:
+    """Raise `SemiSupSegError` where a run is there already and has other settings, or an older version's defaults."""
+    others = unlike(wanted, RunFolder.open(training).details()["settings"]) if (training / "run.json").is_file() else []
+    if others:
+        raise SemiSupSegError(
+            f"The run in '{training}' has other settings, or an older version's defaults: {', '.join(others)}.",
+            "Choose another --work.",
+        )
 
 
 def unlike(wanted: TrainingSettings, stored: Mapping[str, Any]) -> list[str]:

@@ -16,10 +16,11 @@ from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.segmentation_file import write_segmentation
 from SemiSupSegLib.training_settings import TrainingSettings
 from SemiSupSegLib.volume import Geometry, Volume, write_volume
+from Testing.Benchmarks import ablation
 from Testing.Benchmarks.__main__ import main as benchmarks
 from Testing.Benchmarks.doubt import pointed_slices, ranking
 from Testing.Benchmarks.picture import plot
-from Testing.Benchmarks.protocols import FOLDS, stratified_folds
+from Testing.Benchmarks.protocols import FOLDS, la_splits, stratified_folds
 from Testing.Benchmarks.report import BEGIN, END, markdown, updated
 from Testing.Benchmarks.statistics import compare
 from Testing.Benchmarks.study import _are_scores_of, main, unlike
@@ -79,6 +80,21 @@ def test_a_run_with_other_settings_scans_or_defaults_is_no_part_of_a_study(data,
     assert "other settings, or an older version's defaults: iterations" in capsys.readouterr().err
     assert benchmarks([*arguments, "--labeled", "3", "--iterations", "1"]) == 1
     assert "other labeled scans" in capsys.readouterr().err
+
+
+def test_an_ablation_trains_each_variant_once_and_takes_no_run_of_other_settings(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(ablation.SWITCHES, "sgrs", {"without mixing": ("sgrs.mixing=false",)})
+    cohort = la_splits(data, labeled=2, runs=1)[0].cohort.save(tmp_path / "cohort.json")
+    out = tmp_path / "ablation.json"
+    arguments = ["ablation", "--method", "sgrs", "--cohort", str(cohort.path), "--seeds", "1", "--device", "cpu"]
+    arguments += ["--set", "threads=1", "--work", str(tmp_path / "work"), "--out", str(out), "--iterations"]
+    assert benchmarks([*arguments, "1"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["full", "without mixing", "partial"]
+    assert benchmarks([*arguments, "1"]) == 0
+    assert json.loads(out.read_text())["rows"] == rows
+    assert benchmarks([*arguments, "2"]) == 1
+    assert "an older version's defaults: iterations" in capsys.readouterr().err
 
 
 def test_settings_of_other_methods_and_of_the_machine_make_no_difference():
