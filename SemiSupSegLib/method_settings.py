@@ -18,6 +18,9 @@ class SP3Settings(Settings):
     conflict: str = setting("keep", "A superpixel with strokes of several classes", choices=("keep", "majority"))
     purity: float = setting(0.9, "Share of one class that 'majority' asks for", minimum=0.5, maximum=1)
     expansion_weight: float = setting(0.5, "Weight of the loss on expanded scribbles", minimum=0, maximum=10)
+    far_background: bool = setting(
+        True, "What lies beyond strokes of background counts as background, once every class is known to be one piece"
+    )
     pseudo_weight: float = setting(1.0, "Weight of the pseudo-label loss after its ramp", minimum=0, maximum=10)
     refinement: bool = setting(True, "Beneficial superpixels take their majority class")
     discard_others: bool = setting(False, "Superpixels that are not beneficial train nothing")

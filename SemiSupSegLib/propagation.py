@@ -120,7 +120,7 @@ class SuperpixelTable:
                 f"The purity that makes a majority is {purity}.",
                 "Give a number from 0.5 to 1.",
             )
-        _check_grid(scribble, ids)
+        check_grid(scribble, ids)
         self._ids = ids.reshape(-1)
         self._shape = ids.shape
         self._purity = purity if conflict == "majority" else 1.0
@@ -225,7 +225,7 @@ def oracle_dice(ids: np.ndarray, dense_label: np.ndarray, n_classes: int) -> np.
     numpy.ndarray of float64, shape (n_classes,)
         Dice of each class, NaN for a class that doesn't occur.
     """
-    _check_grid(dense_label, ids)
+    check_grid(dense_label, ids)
     superpixels, classes = _annotated_pairs(dense_label, ids)
     if classes.max(initial=0) >= n_classes:
         raise VolumeError(
@@ -263,7 +263,7 @@ def leave_one_stroke_out_agreement(scribble: np.ndarray, ids: np.ndarray, n_clas
         Share of right voxels among those of the class that are reached; NaN where none is, which
         says nothing about the superpixels.
     """
-    _check_grid(scribble, ids)
+    check_grid(scribble, ids)
     annotated = (scribble != NOT_ANNOTATED) & (ids >= 0)
     strokes, classes = _strokes(scribble)[annotated], scribble[annotated]
     present = int(classes.max(initial=0)) + 1
@@ -301,7 +301,8 @@ def _strokes(scribble: np.ndarray) -> np.ndarray:
     return strokes
 
 
-def _check_grid(labels: np.ndarray, ids: np.ndarray) -> None:
+def check_grid(labels: np.ndarray, ids: np.ndarray) -> None:
+    """Refuse labels and superpixels of different shapes or other types."""
     if labels.shape != ids.shape:
         raise VolumeError(
             f"The annotation's shape is {labels.shape}, that of the superpixels {ids.shape}.",

@@ -9,7 +9,11 @@ import torch
 from ..method_settings import SP3Settings
 from ..propagation import propagate
 from ..superpixels import SuperpixelSettings, cached_superpixels
+from ..surroundings import beyond_background
 from .cases import TrainingCase
+
+BEYOND = 254
+"""In an expanded annotation: background, if every class is one piece. No class has so high an index."""
 
 
 class SuperpixelPreparation:
@@ -43,10 +47,9 @@ class SuperpixelPreparation:
         case.expanded = None
         if case.annotation is None or case.superpixels is None:
             return
-        expanded = propagate(
-            case.annotation.cpu().numpy(),
-            case.superpixels.cpu().numpy(),
-            conflict=self.options.conflict,
-            purity=self.options.purity,
-        )
+        annotation, ids = case.annotation.cpu().numpy(), case.superpixels.cpu().numpy()
+        expanded = propagate(annotation, ids, conflict=self.options.conflict, purity=self.options.purity)
+        if self.options.far_background and not case.is_dense:
+            image = case.image.cpu().numpy()
+            expanded[beyond_background(image, annotation, ids, case.geometry.spacing)] = BEYOND
         case.expanded = torch.from_numpy(expanded).to(case.image.device)

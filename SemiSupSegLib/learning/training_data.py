@@ -26,7 +26,7 @@ from .held_out_strokes import HeldOutStrokes
 from .memory import is_out_of_memory
 from .methods import METHODS
 from .plan import Plan
-from .superpixel_preparation import SuperpixelPreparation
+from .superpixel_preparation import BEYOND, SuperpixelPreparation
 
 OnProgress = Callable[[float, str], None]
 
@@ -155,7 +155,7 @@ class TrainingData:
             case.accept(proposals)
         else:
             expanded = case.expanded.cpu().numpy()
-            merged = np.where(expanded == IGNORE, proposals, expanded)
+            merged = np.where((expanded >= BEYOND) & (proposals != IGNORE), proposals, expanded)
             case.expanded = torch.from_numpy(merged).to(case.image.device)
 
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:

@@ -30,6 +30,7 @@ FULL = "full"
 SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
     "sp3": {
         "without expansion": ("sp3.expansion_weight=0",),
+        "surroundings unknown": ("sp3.far_background=false",),
         "without pseudo-labels": ("sp3.pseudo_weight=0",),
         "pseudo-labels of voxels": ("sp3.refinement=false", "sp3.uncertainty_weights=false"),
         "without refinement": ("sp3.refinement=false",),

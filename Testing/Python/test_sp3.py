@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,10 +13,13 @@ from method_steps import SEEDS, make_bench, probabilities
 from tiny_problem import draw_case, scribbled, train_tiny
 
 from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning.cases import TrainingCase
 from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
 from SemiSupSegLib.learning.methods.sp3 import DynamicThreshold, Superpixels, largest_components
+from SemiSupSegLib.learning.superpixel_preparation import BEYOND, SuperpixelPreparation
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
+from SemiSupSegLib.volume import Geometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -213,6 +217,35 @@ def test_annotated_and_expanded_voxels_keep_their_labels_and_count_fully():
     assert torch.equal(labels[only_expanded], expanded[only_expanded])
     assert (certainty[known] == 1).all()
     assert ((certainty >= 0) & (certainty <= 1)).all()
+
+
+@pytest.mark.parametrize(("one_piece", "meaning"), [((), IGNORE), ((1,), IGNORE), ((1, 2), 0)])
+def test_what_lies_beyond_background_is_background_only_where_every_class_is_one_piece(one_piece, meaning):
+    bench = make_bench("sp3", scribbled=True, n_classes=3, one_piece=one_piece)
+    found, told = (bench.step.labeled.expanded.clone() for _ in range(2))
+    found[:, 4:][found[:, 4:] == IGNORE] = BEYOND
+    told[found == BEYOND] = meaning
+    losses = []
+    for expanded in (found, told):
+        bench.step.labeled = dataclasses.replace(bench.step.labeled, expanded=expanded)
+        bench.method.threshold = DynamicThreshold(3, bench.method.options)
+        losses.append({name: float(torch.as_tensor(value).detach()) for name, value in bench.losses().parts.items()})
+        labels, certainty, _ = refine(bench, probabilities(2, 3, (2, 6, 6, 6)), bench.step.labeled)
+        assert labels.max() < 3
+        assert bool((labels[found == BEYOND] == 0).all() and (certainty[found == BEYOND] == 1).all()) == (meaning == 0)
+    assert losses[0] == losses[1]
+
+
+def test_a_dense_case_and_a_scan_without_background_strokes_have_nothing_beyond(tmp_path):
+    case = draw_case(0)
+    only_foreground = np.where(case.truth == 1, case.truth, IGNORE).astype(np.uint8)
+    for annotation, is_dense in ((case.truth, True), (only_foreground, False), (scribbled(case.truth, 0), False)):
+        training_case = TrainingCase("a", Geometry(case.image.shape), torch.from_numpy(case.image).half())
+        training_case.annotate(annotation, is_dense=is_dense)
+        SuperpixelPreparation(SP3Settings(), 3, tmp_path).prepare(training_case)
+        beyond = (training_case.expanded == BEYOND).numpy()
+        assert beyond.any() == bool((annotation == 0).any() and not is_dense)
+        assert not beyond[annotation != IGNORE].any()
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -23,6 +23,7 @@ from ...training_settings import TrainingSettings
 from ..losses import partial_cross_entropy, weighted_cross_entropy, weighted_dice, winners
 from ..plan import Plan
 from ..sampling import Batch
+from ..superpixel_preparation import BEYOND
 from ..supervoxels import superpixel_mean
 from .base import Losses, Method, Step, softmax, split
 
@@ -114,10 +115,10 @@ class SP3(Method):
     uses_unlabeled = True
     uses_superpixels = True
     learns_beside_annotations = True
-    usual_start = 0.3
-    """An earlier teacher may know too little for its pseudo-labels to be right: on the left atrium, four scribbled
-    scans, three trainings of 2000 iterations had Dice 0.67, 0.72, 0.73 after a start at 0.3, and 0.72, 0.73, 0.45 after
-    one at 0.06."""
+    usual_start = 0.06
+    """So early a teacher knows little, and may find the object where nobody painted; what lies beyond the background is
+    what keeps it from there. On the left atrium, four scribbled scans, three trainings of 2000 iterations had Dice 0.71,
+    0.75, 0.76; without that knowledge 0.72, 0.73, 0.45, and with pseudo-labels from 0.3 on instead 0.67, 0.72, 0.73."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -147,9 +148,18 @@ class SP3(Method):
         scribbled = self.supervised(logits, batch)
         if self.options.expansion_weight == 0:
             return Losses(scribbled, {"supervised": scribbled})
-        expanded = partial_cross_entropy(logits, batch.expanded).value
+        expanded = partial_cross_entropy(logits, self.expanded(batch)).value
         total = scribbled + self.options.expansion_weight * expanded
         return Losses(total, {"supervised": scribbled, "expanded": expanded})
+
+    def expanded(self, batch: Batch) -> Tensor:
+        """The expanded scribbles of a batch, ``(B, *spatial)`` uint8.
+
+        What lies beyond the strokes of background is background where every class is one piece: then nothing is left
+        to be found out there.
+        """
+        nothing_else = len(self.one_piece) == self.plan.n_classes - 1
+        return batch.expanded.masked_fill(batch.expanded == BEYOND, 0 if nothing_else else IGNORE)
 
     @torch.no_grad()
     def pseudo_labels(
@@ -174,7 +184,8 @@ class SP3(Method):
             Numbers for the curves.
         """
         superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
-        known = batch.expanded != IGNORE
+        expanded = self.expanded(batch)
+        known = expanded != IGNORE
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
         plain = winners(teacher).to(torch.uint8)
         doubtful = torch.zeros_like(plain, dtype=torch.bool)
@@ -205,7 +216,7 @@ class SP3(Method):
             "certainty": certainty.mean(),
             **{f"tau {index}": float(tau) for index, tau in enumerate(self.threshold.value)},
         }
-        labels = torch.where(known, batch.expanded, labels)
+        labels = torch.where(known, expanded, labels)
         labels = torch.where(batch.annotation != IGNORE, batch.annotation, labels)
         certainty = torch.where(known, torch.ones_like(certainty), certainty)
         return labels, certainty, parts
