@@ -107,6 +107,7 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event, slot in (
             (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
             (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene.StartImportEvent, self.onSceneStartImport),
             (slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
             (slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave),
             (slicer.mrmlScene.NodeAddedEvent, self.onNodesChanged),
@@ -123,7 +124,7 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.pollTimer.connect("timeout()", self.onPoll)
         self.pollTimer.start()
         self.accordion.open("CohortPanel")
-        self.openCohortOfScene()
+        self.takeScene()
         self.desk.refresh()
         if self.parent.isEntered:  # after a reload nobody enters it again
             self.enter()
@@ -197,10 +198,14 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.onSceneEndClose()
         self.desk.refresh()
 
+    def onSceneStartImport(self, caller=None, event=None) -> None:
+        with self.desk.attempt(waitCursor=False):
+            self.logic.onSceneStartImport()
+
     def onSceneEndImport(self, caller=None, event=None) -> None:
         for panel in self.desk.panels:
             panel.onSceneEndClose()
-        qt.QTimer.singleShot(0, self.openCohortOfScene)
+        qt.QTimer.singleShot(0, self.takeScene)
 
     def onSceneStartSave(self, caller=None, event=None) -> None:
         with self.desk.attempt(waitCursor=False):
@@ -212,26 +217,21 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic.isOpen:
             rememberCohort(self.logic.getParameterNode(), self.logic.project.path)
 
-    def openCohortOfScene(self) -> None:
-        """Open the cohort that the scene names; where strokes differ from the cohort's files, ask which to keep."""
-        from SemiSupSegWidgets.ErrorBox import choose
+    def takeScene(self) -> None:
+        """Open the cohort that a loaded scene names, or put away what a scene added to a cohort at work brought."""
+        from SemiSupSegWidgets.Conflicts import resolveConflicts
 
+        panel = self.desk.panel("AnnotatePanel")
         with self.desk.attempt():
-            if self.logic.isOpen and self.logic.project.is_busy:
-                self._rememberCohort()  # a run of the open cohort goes on; the scene's cohort can be opened afterwards
+            added = self.logic.takeAddedScene()
+            if added is not None:
+                scene, shown = added
+                resolveConflicts(self.logic, scene.conflicts())
+                scene.put_away()
+                panel.showAgain(shown)
             elif self.logic.openCohortOfScene() is not None:
-                scene, cohort = _("Keep the scene's"), _("Keep the file's")
-                for node in self.logic.conflicts():
-                    keep = choose(
-                        _("'{name}' in the scene differs from the cohort's file.").format(name=node.GetName()),
-                        _("Somebody painted on one of them since the scene was saved. The other one is lost."),
-                        {cohort: "cohort", scene: "scene"},
-                        default=cohort,  # strokes go there by themselves, so it is mostly the newer one
-                        escape=cohort,
-                        inTests="scene",
-                    )
-                    self.logic.resolveConflict(node, keep)
-        self.desk.panel("AnnotatePanel").followScene()
+                resolveConflicts(self.logic, self.logic.conflicts())
+        panel.followScene()
         self.desk.refresh(cards=True)
 
 

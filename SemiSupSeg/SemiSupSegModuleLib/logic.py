@@ -18,6 +18,7 @@ from SemiSupSegLib.labels import LabelSchema
 from SemiSupSegLib.models import Model
 from SemiSupSegLib.runs import State
 from SemiSupSegLib.settings import SettingDescription
+from SemiSupSegLib.slicer_bridge.added_scene import AddedScene
 from SemiSupSegLib.slicer_bridge.case_table import CaseRow
 from SemiSupSegLib.slicer_bridge.cohort_scene import CaseNodes
 from SemiSupSegLib.slicer_bridge.compute import Compute
@@ -28,7 +29,13 @@ from SemiSupSegLib.slicer_bridge.segments import schema_from_segmentation
 from SemiSupSegLib.slicer_bridge.shelf import Card
 from SemiSupSegLib.training_settings import METHODS, PredictionSettings, TrainingSettings
 
-from .parameters import SemiSupSegParameterNode, rememberCohort, rememberedCohort
+from .parameters import (
+    SemiSupSegParameterNode,
+    parameterTexts,
+    rememberCohort,
+    rememberedCohort,
+    setParameterTexts,
+)
 
 
 class SemiSupSegLogic(ScriptedLoadableModuleLogic):
@@ -51,6 +58,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         self._project: Project | None = None
         self._compute = Compute()
         self._parameters: SemiSupSegParameterNode | None = None
+        self._added: tuple[AddedScene, dict[str, str]] | None = None
 
     @property
     def version(self) -> str:
@@ -130,14 +138,40 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         """Write what is painted and let go of the jobs: they save a checkpoint and end, or go on alone."""
         if self._project is not None:
             self._project.close(keep_running=keepRunning)
-            self._project = None
+            self._project = self._added = None
 
     def lintCohort(self, onProgress: Callable[[float, str], None] = lambda fraction, text: None) -> list[Finding]:
         """What is wrong with the cohort, errors first; reads every file."""
         return self.project.lint(onProgress)
 
+    def onSceneStartImport(self) -> None:
+        """Write what is painted, and note what is there: a scene that is added to it isn't to end the work."""
+        isAtWork = self._project is not None and (self._project.is_busy or self._project.is_shown)
+        if isAtWork and self._added is None:  # of two scenes at once, the first
+            self._added = AddedScene(self._project), parameterTexts(self.getParameterNode())
+            self._project.save_edits()
+
+    def takeAddedScene(self) -> tuple[AddedScene, str] | None:
+        """After a scene was added to a cohort at work: what came, and the case that was shown in it, empty if none was.
+
+        None if no cohort was at work: then the scene's own is to be opened (`openCohortOfScene`). Its `conflicts` are
+        to be resolved, and the rest is to be `put_away`.
+        """
+        if self._added is None:
+            return None
+        (added, texts), self._added = self._added, None
+        parameterNode = self.getParameterNode()
+        shown = ""
+        if rememberedCohort(parameterNode) == self.project.path:
+            self.project.adopt_nodes(parameterNode.cohortPath)
+            known = {case.id for case in self.project.cohort.cases}
+            shown = parameterNode.currentCase if parameterNode.currentCase in known else ""
+        setParameterTexts(parameterNode, texts)
+        return added, shown
+
     def onSceneStartClose(self) -> None:
         """Write what is painted while the nodes are still there; jobs go on."""
+        self._added = None
         if self._project is not None:
             try:
                 self._project.save_edits()
@@ -218,7 +252,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         return self.project.conflicts()
 
     def resolveConflict(self, segmentationNode, keep: str) -> None:
-        """End a conflict by keeping what the ``scene`` or what the ``cohort`` says."""
+        """End a conflict by keeping what the ``scene`` or what the ``cohort`` says, or ``both``."""
         self.project.resolve(segmentationNode, keep)
 
     # Training --------------------------------------------------------------------------------------------------------

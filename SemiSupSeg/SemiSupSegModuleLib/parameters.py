@@ -35,6 +35,21 @@ class SemiSupSegParameterNode:
     settings: dict[str, str]
 
 
+def parameterTexts(parameterNode: SemiSupSegParameterNode) -> dict[str, str]:
+    """Everything that a parameter node holds, as the scene file says it."""
+    node = parameterNode.parameterNode
+    return {name: node.GetParameter(name) for name in node.GetParameterNames()}
+
+
+def setParameterTexts(parameterNode: SemiSupSegParameterNode, texts: dict[str, str]) -> None:
+    """Let a parameter node hold what `parameterTexts` gave, and nothing else."""
+    node = parameterNode.parameterNode
+    for name in set(node.GetParameterNames()) - set(texts):
+        node.UnsetParameter(name)
+    for name, text in texts.items():
+        node.SetParameter(name, text)
+
+
 def rememberCohort(parameterNode: SemiSupSegParameterNode, path: Path) -> None:
     """Note the cohort's path, also as seen from the scene, so that both may be moved to another computer together."""
     parameterNode.cohortPath = str(path)

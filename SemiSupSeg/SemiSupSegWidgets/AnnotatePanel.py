@@ -165,6 +165,13 @@ class AnnotatePanel(Panel):
 
     def _edit(self, window) -> None:
         self.views.show(self.nodes.volume, self.nodes.annotation, window)
+    def showAgain(self, caseID: str) -> None:
+        """Paint on after a scene was added, which has taken views and editor; on the case that it showed, if any."""
+        if caseID and caseID != self.desk.shown:
+            self.showCase(caseID)
+        elif self._nodesAreAlive():
+            self._edit(None)
+
         self.selectEditorNode()
         self.editor.setSegmentationNode(self.nodes.annotation)
         self.editor.setSourceVolumeNode(self.nodes.volume)

@@ -41,7 +41,7 @@ def tag(node: slicer.vtkMRMLNode, cohort: Path, case_id: str, kind: str) -> None
 
 
 def tagged_nodes(
-    scene: slicer.vtkMRMLScene, cohort: Path, case_id: str | None = None, kind: str | None = None
+    scene: slicer.vtkMRMLScene, cohort: Path | None = None, case_id: str | None = None, kind: str | None = None
 ) -> list[slicer.vtkMRMLNode]:
     """Nodes that show something of a cohort, of one case or one kind if given, in the scene's order."""
     found = []
@@ -49,12 +49,19 @@ def tagged_nodes(
         nodes = scene.GetNodesByClass(node_class)
         nodes.UnRegister(None)
         found += [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
-    wanted = {COHORT_ATTRIBUTE: str(cohort), CASE_ATTRIBUTE: case_id, KIND_ATTRIBUTE: kind}
+    wanted = {COHORT_ATTRIBUTE: cohort and str(cohort), CASE_ATTRIBUTE: case_id, KIND_ATTRIBUTE: kind}
     return [
         node
         for node in found
-        if all(value is None or node.GetAttribute(name) == value for name, value in wanted.items())
+        if node.GetAttribute(COHORT_ATTRIBUTE)
+        and all(value is None or node.GetAttribute(name) == value for name, value in wanted.items())
     ]
+
+
+def hide(node: slicer.vtkMRMLNode) -> None:
+    """Let the views not show a node, if it's a segmentation."""
+    if isinstance(node, slicer.vtkMRMLSegmentationNode) and node.GetDisplayNode() is not None:
+        node.GetDisplayNode().SetVisibility(False)
 
 
 def free_case_id(name: str, cohort: Cohort | None) -> str:

@@ -25,6 +25,7 @@ from .cohort_nodes import (
     EditWatcher,
     free_case_id,
     free_path,
+    hide,
     kind_of,
     show_annotation,
     show_image,
@@ -99,6 +100,11 @@ class CohortScene:
     def folder(self) -> Path:
         """Where the cohort lives: ``images``, ``scribbles``, ``labels``, ``predictions``, ``runs`` and ``models``."""
         return self.path.parent
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether any node of the scene shows something of the cohort."""
+        return bool(tagged_nodes(self.scene, self.path))
 
     def save(self) -> None:
         """Write what is painted and the cohort's file."""
@@ -220,9 +226,7 @@ class CohortScene:
         self._keep(self.cohort.without_case(case_id))
         self.files.forget(case_id)
         for node in tagged_nodes(self.scene, self.path, case_id):
-            for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
-                node.RemoveAttribute(name)
-            self.edits.forget(node)
+            self.make_plain(node)
 
     def change_case(self, case_id: str, **changes: Any) -> None:
         """Change a case's ``role``, or whether its annotations train (``labeled``)."""
@@ -265,7 +269,7 @@ class CohortScene:
         for node in (volume, annotation):
             if node.GetID() not in before:
                 node.SetAttribute(LOADED_ATTRIBUTE, "1")
-        if annotation.GetID() not in before:
+        if not self.edits.is_watched(annotation):
             self.edits.watch(annotation)
         return CaseNodes(volume, annotation)
 
@@ -276,13 +280,22 @@ class CohortScene:
         """
         self.save_edits()
         for node in tagged_nodes(self.scene, self.path, case_id):
-            is_segmentation = isinstance(node, slicer.vtkMRMLSegmentationNode)
             if node.GetAttribute(LOADED_ATTRIBUTE):
-                if is_segmentation:
-                    forget_accepted(node)
-                self.scene.RemoveNode(node)
-            elif is_segmentation and node.GetDisplayNode() is not None:
-                node.GetDisplayNode().SetVisibility(False)
+                self.take_out(node)
+            else:
+                hide(node)
+
+    def take_out(self, node: slicer.vtkMRMLNode) -> None:
+        """Take a node that shows something of a case out of the scene."""
+        if isinstance(node, slicer.vtkMRMLSegmentationNode):
+            forget_accepted(node)
+        self.scene.RemoveNode(node)
+
+    def make_plain(self, node: slicer.vtkMRMLNode) -> None:
+        """Let a node no longer show anything of a case: what is done to it is nobody's annotation."""
+        for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
+            node.RemoveAttribute(name)
+        self.edits.forget(node)
 
     def image_node(self, case_id: str) -> slicer.vtkMRMLScalarVolumeNode:
         """The volume node of a case; loads it if no node shows it."""
@@ -384,33 +397,45 @@ class CohortScene:
         differing = []
         for node in tagged_nodes(self.scene, self.path):
             if node.GetAttribute(KIND_ATTRIBUTE) in ("scribble", "label") and not self.edits.is_watched(node):
-                if self._differs(node):
+                if self.differs(node):
                     differing.append(node)
                 else:
                     self.edits.watch(node)
         return differing
 
+    def differs(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
+        """Whether an annotation node holds something else than the cohort's files, or nothing that they can."""
+        kind = kind_of(node)
+        try:
+            case = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE))
+            volume_node = self.image_node(case.id)
+            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
+            in_scene = uncropped(annotation, geometry_of(volume_node), kind)
+            return not np.array_equal(in_scene, annotation_on_disk(self.cohort, case, kind))
+        except SemiSupSegError:
+            return True
+
     def resolve(self, node: slicer.vtkMRMLSegmentationNode, keep: str) -> None:
-        """End a conflict: ``keep="scene"`` writes the node to the cohort, ``keep="cohort"`` shows the file."""
+        """End a conflict.
+
+        ``keep="scene"`` writes the node to the cohort, ``keep="cohort"`` shows the file in it, and with ``keep="both"``
+        it becomes a plain, hidden segmentation beside the file.
+        """
         case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
-        case, volume_node = self.cohort.case(case_id), self.image_node(case_id)
+        if keep == "both":
+            self.make_plain(node)
+            node.SetName(f"{node.GetName()} (other version)")
+            hide(node)
+            return
+        volume_node = self.image_node(case_id)
         if keep == "scene":
-            self._keep(self.cohort.with_case(self._as_painted(case, node, volume_node, kind)))
-        elif keep == "cohort":
-            update_segmentation(
-                node,
-                annotation_on_disk(self.cohort, case, kind),
-                volume_node,
-                self.cohort.schema,
-                with_background=kind == "scribble",
-                overwrite=True,
-            )
-            forget_accepted(node)
-            if kind == "scribble" and case.proposals is not None:
-                note_accepted(node, self.cohort.read_proposals(case), volume_node, self.cohort.schema)
-        else:
-            raise ValueError(f"keep is {keep!r}, not 'scene' or 'cohort'")
-        self.edits.watch(node)
+            self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
+        elif keep != "cohort":
+            raise ValueError(f"keep is {keep!r}, not 'scene', 'cohort' or 'both'")
+        for shown in tagged_nodes(self.scene, self.path, case_id, kind):  # two, while a scene is being added
+            if keep == "cohort" or shown is not node:
+                self._show_file(shown, volume_node)
+            self.edits.watch(shown)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -447,16 +472,20 @@ class CohortScene:
     def _keep(self, cohort: Cohort) -> None:
         self.cohort = cohort.save(self.path)
 
-    def _differs(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
-        kind = kind_of(node)
-        try:
-            case = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE))
-            volume_node = self.image_node(case.id)
-            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
-            in_scene = uncropped(annotation, geometry_of(volume_node), kind)
-            return not np.array_equal(in_scene, annotation_on_disk(self.cohort, case, kind))
-        except SemiSupSegError:
-            return True
+    def _show_file(self, node: slicer.vtkMRMLSegmentationNode, volume_node: slicer.vtkMRMLScalarVolumeNode) -> None:
+        """Let an annotation node hold what the cohort's files do."""
+        case, kind = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE)), kind_of(node)
+        update_segmentation(
+            node,
+            annotation_on_disk(self.cohort, case, kind),
+            volume_node,
+            self.cohort.schema,
+            with_background=kind == "scribble",
+            overwrite=True,
+        )
+        forget_accepted(node)
+        if kind == "scribble" and case.proposals is not None:
+            note_accepted(node, self.cohort.read_proposals(case), volume_node, self.cohort.schema)
 
 
 def _joined(known: Case | None, new: Case) -> Case | None:

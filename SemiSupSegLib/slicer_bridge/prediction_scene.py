@@ -14,9 +14,9 @@ from ..slice_ranking import uncertain_slices
 from ..volume import Volume
 from .accepted_proposals import forget_accepted
 from .case_table import CaseRow, CaseTable
-from .cohort_nodes import tag, tagged_nodes
+from .cohort_nodes import hide, tag, tagged_nodes
 from .cohort_scene import LOADED_ATTRIBUTE, CaseNodes, CohortScene
-from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
+from .nodes import CASE_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of
 from .predictions import Prediction, PredictionNodes, PredictionStore
 from .results import update_segmentation
 from .showing import Steps, at_once, prediction_steps
@@ -132,15 +132,12 @@ class PredictionScene(CohortScene):
     def _let_go_of_strokes(self, case_id: str) -> None:
         """What is painted in the nodes that showed a case's strokes no longer counts."""
         for node in tagged_nodes(self.scene, self.path, case_id, "scribble"):
-            self.edits.forget(node)
             forget_accepted(node)
             if node.GetAttribute(LOADED_ATTRIBUTE):
                 self.scene.RemoveNode(node)
                 continue
-            for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE):
-                node.RemoveAttribute(name)
-            if node.GetDisplayNode() is not None:
-                node.GetDisplayNode().SetVisibility(False)
+            self.make_plain(node)
+            hide(node)
 
     def _prediction(self, case_id: str) -> Prediction:
         prediction = self.predictions.get(self.cohort.case(case_id).id)
