@@ -95,7 +95,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def openCohort(self, path: Path | str, classes: LabelSchema | None = None, keepRunning: bool = True) -> Project:
         """Open the cohort of a folder or ``cohort.json``, or begin a new one; finds trainings that still run.
 
-        A training of the cohort that was open goes on alone, or with ``keepRunning=False`` ends with a checkpoint.
+        What runs for the cohort that was open goes on alone, or with ``keepRunning=False`` ends with a checkpoint.
         """
         if self._project is not None:
             self._project.save_edits()  # before the file is read: it may be this very cohort that is opened again
@@ -305,6 +305,11 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def training(self) -> Job | None:
         """The training that is running: ``pause``, ``resume``, ``cancel``, ``request_preview``, ``progress``."""
         return self.project.training if self._project is not None else None
+
+    @property
+    def prediction(self) -> Job | None:
+        """The prediction that is running: ``cancel``, ``progress``."""
+        return self.project.prediction if self._project is not None else None
 
     def pause(self) -> None:
         """Let the training leave the device to others."""

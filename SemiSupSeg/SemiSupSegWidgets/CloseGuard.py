@@ -1,4 +1,4 @@
-"""Quitting Slicer, or opening another cohort, while something trains: ask first."""
+"""Quitting Slicer, or opening another cohort, while something trains or predicts: ask first."""
 
 import qt
 from slicer.i18n import tr as _
@@ -16,7 +16,7 @@ class CloseGuard(qt.QObject):
     Attributes
     ----------
     keepRunning : bool
-        Whether the person wants the training to go on. Obeyed when Slicer really quits: it may ask, too, and be told
+        Whether the person wants what runs to go on. Obeyed when Slicer really quits: it may ask, too, and be told
         to stay.
     """
 
@@ -27,9 +27,9 @@ class CloseGuard(qt.QObject):
 
     def eventFilter(self, watched, event) -> bool:
         """Ask before the main window closes; True keeps it open."""
-        if event.type() != qt.QEvent.Close or not self._logic.isOpen or self._logic.training is None:
+        if event.type() != qt.QEvent.Close or not self._logic.isOpen:
             return False
-        answer = askAboutTraining(self._logic, _("Don't quit"), inTests="stop")
+        answer = askAboutRuns(self._logic, _("Don't quit"), inTests="stop")
         if answer == "stay":
             event.ignore()
             return True
@@ -37,8 +37,8 @@ class CloseGuard(qt.QObject):
         return False
 
 
-def askAboutTraining(logic, stay: str, inTests: str = "keep") -> str:
-    """What is to become of the training, now that it would be let go of.
+def askAboutRuns(logic, stay: str, inTests: str = "keep") -> str:
+    """What is to become of a training or prediction, now that it would be let go of.
 
     Parameters
     ----------
@@ -53,14 +53,22 @@ def askAboutTraining(logic, stay: str, inTests: str = "keep") -> str:
     str
         "keep" (also where none runs, or it goes on by itself), "stop" or "stay".
     """
-    if logic.training is None or not logic.training.is_attached:
+    job = logic.training or logic.prediction
+    if job is None or not job.is_attached:
         return "keep"
-    keep, stop = _("Keep training"), _("Stop with a checkpoint")
-    return choose(
-        _("A training is running."),
-        _("It can go on by itself, and is found again when the cohort is opened; or stop, with a checkpoint."),
-        {keep: "keep", stop: "stop", stay: "stay"},
-        default=keep,
-        escape=stay,
-        inTests=inTests,
-    )
+    if job.task == "train":
+        text = _("A training is running.")
+        details = _("It can go on by itself, and is found again when the cohort is opened; or stop, with a checkpoint.")
+        answers = {_("Keep training"): "keep", _("Stop with a checkpoint"): "stop", stay: "stay"}
+    elif job.is_of_cohort:
+        text = _("A prediction is running.")
+        details = _(
+            "It can go on by itself, and its results are there when the cohort is opened; or stop: the cases that are "
+            "done stay segmented."
+        )
+        answers = {_("Keep segmenting"): "keep", _("Stop"): "stop", stay: "stay"}
+    else:
+        text = _("A volume that is no case is being segmented.")
+        details = _("Its result is shown in this scene only, so it stops now.")
+        answers = {_("Stop"): "stop", stay: "stay"}
+    return choose(text, details, answers, default=next(iter(answers)), escape=stay, inTests=inTests)

@@ -12,7 +12,8 @@ from SemiSupSegLib.slicer_bridge import case_texts, panel_state
 from SemiSupSegLib.slicer_bridge.console_tasks import lint_task
 
 from .AddFolderDialog import AddFolderDialog
-from .CloseGuard import askAboutTraining
+from .CloseGuard import askAboutRuns
+from .Conflicts import resolveConflicts
 from .DropFilter import DropFilter
 from .ErrorBox import ask, choose, showError
 from .Panel import Panel, fitHeight
@@ -98,8 +99,8 @@ class CohortPanel(Panel):
             self.open(path)
 
     def open(self, path) -> None:
-        """Open a cohort, or begin one; asks what is to become of a training of the one that is open."""
-        answer = askAboutTraining(self.logic, _("Don't open"))
+        """Open a cohort, or begin one; asks what is to become of what runs for the one that is open."""
+        answer = askAboutRuns(self.logic, _("Don't open"))
         if answer == "stay":
             return
         self.desk.steps.cancel()  # a result of the cohort before isn't one of the next
@@ -108,6 +109,7 @@ class CohortPanel(Panel):
             if before:
                 self.logic.hideCurrentCase()
             project = self.logic.openCohort(path, keepRunning=answer == "keep")
+            resolveConflicts(self.logic, self.logic.conflicts())  # a person's own nodes stay when a cohort is left
             slicer.app.settings().setValue("SemiSupSeg/LastFolder", str(project.folder))
         if before and self.logic.project is before:  # it couldn't be opened
             if shown:

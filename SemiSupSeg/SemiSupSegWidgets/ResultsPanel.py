@@ -154,6 +154,7 @@ class ResultsPanel(Panel):
 
     def onTick(self, events: list) -> None:
         self.scores.poll()
+        self.job = self.logic.prediction or self.job  # one from before Slicer was closed, too
         if self.job is None or not self.job.is_running or not events:
             return
         self._showJob()

@@ -44,7 +44,7 @@ class Job:
         self.warnings: list[str] = []
         self._state = State.RUNNING
         self._answers: dict[str, Event] = {}
-        self._task = runner.folder.request().task
+        self._request = runner.folder.request()
 
     @property
     def folder(self) -> RunFolder:
@@ -59,7 +59,12 @@ class Job:
     @property
     def task(self) -> str:
         """``train`` or ``predict``."""
-        return self._task
+        return self._request.task
+
+    @property
+    def is_of_cohort(self) -> bool:
+        """Whether its results are the cohort's, which keeps them; those of volumes outside are of this scene only."""
+        return self._request.cohort is not None
 
     @property
     def state(self) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,17 @@ class PredictionStore:
         """Note a prediction whose files are written."""
         self._predictions[prediction.case_id] = prediction
         self._write()
+
+    def put_newer(self, predictions: Iterable[Prediction]) -> None:
+        """Note those that are newer than what is known of their cases."""
+        known = dict(self._predictions)
+        for each in predictions:
+            before = known.get(each.case_id)
+            if (before is None or each.time > before.time) and each.files["segmentation"].is_file():
+                known[each.case_id] = each
+        if known != self._predictions:
+            self._predictions = known
+            self._write()
 
     def forget(self, case_id: str) -> None:
         """Delete a case's prediction with its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -91,7 +92,12 @@ class Project(PredictionScene):
     @property
     def training(self) -> Job | None:
         """The training that is running, if one is."""
-        return next((job for job in reversed(self.jobs) if job.task == "train" and job.is_running), None)
+        return self._running("train")
+
+    @property
+    def prediction(self) -> Job | None:
+        """The prediction that is running, if one is."""
+        return self._running("predict")
 
     @property
     def is_busy(self) -> bool:
@@ -188,12 +194,16 @@ class Project(PredictionScene):
         return self._start(RunFolder.open(run), on_event, blocking)
 
     def reattach(self, on_event: OnEvent | None = None) -> list[Job]:
-        """Jobs for trainings that went on while Slicer was closed; their events come from the beginning."""
+        """Jobs for runs that went on while Slicer was closed; their events come from the beginning.
+
+        Results of a prediction that ended meanwhile are taken in.
+        """
         known = {job.path for job in self.jobs if job.is_running}
         runs = list_runs(self.shelf.runs) if self.shelf.runs.is_dir() else []
         alive = [run for run in runs if run.path not in known and not run.assess().is_over and run.worker_lives()]
         found = [Job(Runner.attach(run), on_event) for run in alive]
         self.jobs += found
+        self._take_missed(run for run in runs if run.path not in known)
         return found
 
     # -- predicting ---------------------------------------------------------------------------------------------------
@@ -317,13 +327,13 @@ class Project(PredictionScene):
         Parameters
         ----------
         keep_running : bool
-            Detach trainings, so that they go on when Slicer closes.
+            Detach trainings, and predictions of cases, so that they go on when Slicer closes.
         """
         try:
             self.save_edits()
         finally:
             for job in self.jobs:
-                if job.is_running and keep_running and job.task == "train":
+                if job.is_running and keep_running and job.is_of_cohort:
                     job.detach()
                 job.runner.close()
             self.jobs = []
@@ -335,8 +345,12 @@ class Project(PredictionScene):
         """After the scene was closed: its nodes are gone; runs go on, and curves are made anew from their folders."""
         self.curves = None
         self.edits.forget_all()
+        self._outside.clear()  # IDs of nodes, which others get now
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _running(self, task: str) -> Job | None:
+        return next((job for job in reversed(self.jobs) if job.task == task and job.is_running), None)
 
     def _start(
         self, folder: RunFolder, on_event: OnEvent | None, blocking: bool, written: Mapping[str, str] | None = None
@@ -367,18 +381,27 @@ class Project(PredictionScene):
             if self.curves is None or self.curves.job is not job:
                 self.curves = RunCurves(self.scene, job, former=self.curves and self.curves.plot)
             self.curves.take(event)
-        elif event.name == "preview" and "segmentation" in event["files"]:
-            name = event["case"]
-            files = {kind: Path(path) for kind, path in event["files"].items()}
-            model = job.folder.request().label
-            prediction = Prediction(name, files, event.fields.get("score"), model)
+        elif _is_result(event):
+            prediction = _prediction_of(event, job.folder)
+            name = prediction.case_id
             outside = self._outside_of_job.get(id(job), {})
             if job.task == "train":
                 self.previews[name] = prediction
             elif name in outside:
                 self._outside[outside[name]] = prediction
-            else:
+            elif job.is_of_cohort:
                 self.predictions.put(prediction)
+
+    def _take_missed(self, runs: Iterable[RunFolder]) -> None:
+        """Take in the results of the newest prediction of cases that came while nobody listened."""
+        for run in runs:
+            with contextlib.suppress(SemiSupSegError):
+                request = run.request()
+                if request.task == "predict" and request.cohort is not None:
+                    self.predictions.put_newer(
+                        _prediction_of(event, run) for event in run.events() if _is_result(event)
+                    )
+                    return
 
     def _clean_up(self, job: Job) -> None:
         for image in (job.path / "inputs").glob("*.nrrd"):
@@ -397,6 +420,16 @@ class Project(PredictionScene):
         if self.training is not None:
             for case_id in case_ids:
                 self.training.update_annotations(case_id)
+
+
+def _is_result(event: Event) -> bool:
+    return event.name == "preview" and "segmentation" in event["files"]
+
+
+def _prediction_of(event: Event, run: RunFolder) -> Prediction:
+    """What a ``preview`` event of a run says."""
+    files = {kind: Path(path) for kind, path in event["files"].items()}
+    return Prediction(event["case"], files, event.fields.get("score"), run.request().label, event.time)
 
 
 def _assignments(settings: SettingValues) -> list[str]:

@@ -573,6 +573,46 @@ def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, sc
     project.close()
 
 
+def test_prediction_that_goes_on_while_nobody_listens_is_known_afterwards(trained, scene, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    project = Project(tmp_path / "copy", scene)
+    job = project.predict(uncertainty=False)
+    project.close(keep_running=True)
+    assert not (project.predictions.folder / "index.json").exists()
+    deadline = time.monotonic() + 240
+    while not job.folder.assess().is_over:
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+    assert job.folder.assess() is State.FINISHED
+    project = Project(tmp_path / "copy", scene)
+    assert project.reattach() == []
+    assert {row.id for row in project.case_rows() if row.has_prediction} == {f"phantom {index}" for index in range(3)}
+    project.results("phantom 1")
+
+    project.predictions.forget("phantom 1")
+    project = Project(tmp_path / "copy", scene)
+    project.reattach()
+    assert project.predictions.get("phantom 1") is None, "its file is gone"
+
+
+def test_prediction_of_cases_is_found_again_and_that_of_a_volume_outside_ends(trained, scene):
+    project = Project(trained, scene)
+    scan = make_phantom((64, 96, 96), 77).image
+    jobs = [project.predict(volumes=[show_volume(scan.array, scan.geometry, scene, "outside")])]
+    jobs += [project.predict(["phantom 0"])]
+    assert [job.is_of_cohort for job in jobs] == [False, True]
+    _poll_until(project, lambda: jobs[1].runner.worker)
+    project.close(keep_running=True)
+    assert [job.is_attached for job in jobs] == [True, False]
+    again = Project(trained, scene)
+    for job in again.reattach():
+        again.wait(job, timeout=240)
+    again.wait()
+    assert again.predictions.get("phantom 0") is not None
+    assert again.predictions.get("outside") is None
+    again.close()
+
+
 def test_training_is_polled_previewed_paused_and_cancelled_without_blocking(trained, scene):
     project = Project(trained, scene)
     events = []
