@@ -92,10 +92,13 @@ class AnnotatePanel(Panel):
         self.editor.setupViewObservations()
         self.editor.updateWidgetFromMRML()
         self._countTimer.start()
-        if self.nodes is not None:
-            self._prepareBrush()
-        else:
+        if self.nodes is None:
             self.followScene()
+        elif self.desk.outside is not None:
+            self._edit(None)
+            self.desk.refresh()
+        else:
+            self._prepareBrush()
 
     def followScene(self) -> None:
         """Paint on the case that the scene shows, as after it was loaded."""
@@ -163,8 +166,6 @@ class AnnotatePanel(Panel):
         self.nodes = nodes
         self._edit(None)
 
-    def _edit(self, window) -> None:
-        self.views.show(self.nodes.volume, self.nodes.annotation, window)
     def showAgain(self, caseID: str) -> None:
         """Paint on after a scene was added, which has taken views and editor; on the case that it showed, if any."""
         if caseID and caseID != self.desk.shown:
@@ -172,6 +173,11 @@ class AnnotatePanel(Panel):
         elif self._nodesAreAlive():
             self._edit(None)
 
+    def _edit(self, window) -> None:
+        if self.desk.outside is not None:
+            self.views.hideSegmentations()
+            self.desk.outside = None
+        self.views.show(self.nodes.volume, self.nodes.annotation, window)
         self.selectEditorNode()
         self.editor.setSegmentationNode(self.nodes.annotation)
         self.editor.setSourceVolumeNode(self.nodes.volume)

@@ -3,6 +3,8 @@
 import slicer
 import vtk
 
+from SemiSupSegLib.slicer_bridge.cohort_nodes import hide, tagged_nodes
+
 VIEWS = ("Red", "Green", "Yellow")
 
 
@@ -43,6 +45,12 @@ class CaseViews:
             return None
         now = display.GetWindow(), display.GetLevel()
         return None if now == self._window else now
+
+    @staticmethod
+    def hideSegmentations() -> None:
+        """Hide what is painted on scans and what they were segmented into, since another scan is to be seen."""
+        for node in tagged_nodes(slicer.mrmlScene):
+            hide(node)
 
     def jumpToSlice(self, volumeNode, k: int) -> None:
         """Move the slice views to a slice of a scan, given by its index along the third axis; zoom and pan stay."""

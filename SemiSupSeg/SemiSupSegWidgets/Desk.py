@@ -38,6 +38,8 @@ class Desk:
         Cases selected in the table.
     classRow : int
         Row of the class selected in the table of classes, -1 if none is.
+    outside : vtkMRMLScalarVolumeNode or None
+        A volume that is no case, while its result is in the views.
     report : dict or None
         What the last look at this computer found (`doctor.Report.to_json`).
     steps : Steps
@@ -49,6 +51,7 @@ class Desk:
         self.panels = []
         self.selected = ()
         self.classRow = -1
+        self.outside = None
         self.card = None
         self.report = None
         self.checking = set()
@@ -116,6 +119,7 @@ class Desk:
             rows=rows,
             selected=tuple(each for each in self.selected if each in known),
             shown=self.shown if self.shown in known else "",
+            outside=self.outside.GetName() if self.outside is not None and self.outside.GetScene() else "",
             classes=len(self.logic.classes.classes),
             class_row=self.classRow,
             volumes=len(self.otherVolumes()),

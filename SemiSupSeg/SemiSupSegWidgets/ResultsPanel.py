@@ -178,7 +178,7 @@ class ResultsPanel(Panel):
         self.ui.stageLabel.text = run_texts.outcome_text(job.state, 0, job.task)
         if self._volumeToShow is not None and self._volumeToShow.GetScene() is not None and job.state == "finished":
             with self.desk.attempt():
-                self._showNodes(self.logic.results(self._volumeToShow), self._volumeToShow)
+                self._showOutside(self._volumeToShow)
         self._volumeToShow = None
 
     # Looking ---------------------------------------------------------------------------------------------------------
@@ -199,7 +199,20 @@ class ResultsPanel(Panel):
         with self.desk.attempt():
             self._onResultShown(self.logic.results(caseID))
 
+    def _showOutside(self, volumeNode) -> None:
+        """Show the result of a volume that is no case, and nothing of the shown case."""
+        nodes = self.logic.results(volumeNode)
+        self.desk.panel("AnnotatePanel").views.hideSegmentations()
+        self._showNodes(nodes, volumeNode)
+        slicer.util.resetSliceViews()
+        self.ui.slicesList.clear()
+        self.desk.outside = volumeNode
+        self.desk.refresh()
+
     def _onResultShown(self, nodes) -> None:
+        if self.desk.outside is not None:
+            self.desk.panel("AnnotatePanel").showAgain("")
+            self.desk.outside = None
         self._showNodes(nodes, self.logic.project.image_node(self.desk.shown))
         self._fillSlices(self.desk.shown)
         self.desk.refresh()
@@ -331,6 +344,7 @@ class ResultsPanel(Panel):
 
     def onCohortChanged(self) -> None:
         self.scores.forget()
+        self.desk.outside = None
         self.job = self.nodes = self._volumeToShow = None
         self.ui.slicesList.clear()
         self.ui.stageLabel.text = ""

@@ -28,6 +28,8 @@ class Situation:
         IDs of the cases selected in the table.
     shown : str
         ID of the case in the views; empty if none is.
+    outside : str
+        Name of a volume that is no case, but whose result is in the views; empty if that of none is.
     classes : int
         Classes of the cohort, without the background.
     class_row : int
@@ -58,6 +60,7 @@ class Situation:
     rows: tuple[CaseRow, ...] = ()
     selected: tuple[str, ...] = ()
     shown: str = ""
+    outside: str = ""
     classes: int = 1
     class_row: int = -1
     volumes: int = 0
@@ -229,6 +232,12 @@ def results_actions(now: Situation) -> Actions:
     modelless = (now.card is not None and now.card.model is None, _("This run has no model yet."))
     row = now.row(now.shown)
     unshown = (row is None, _("Show a case first, in the cohort's table or by the list below."))
+    outside = (
+        bool(now.outside),
+        _("The views show the result of '{name}'; to correct it, add that volume to the cohort with it.").format(
+            name=now.outside
+        ),
+    )
     unpredicted = (row is not None and not row.has_prediction, _("The shown case isn't predicted yet."))
     return {
         "predictShownButton": _unless(*busy, unshown),
@@ -256,7 +265,7 @@ def results_actions(now: Situation) -> Actions:
         ),
         "showResultButton": _unless(closed, unshown, unpredicted),
         "show3DButton": _unless(closed, unshown, unpredicted),
-        "correctButton": _unless(closed, unshown, unpredicted),
+        "correctButton": _unless(closed, outside, unshown, unpredicted),
         "measureButton": _unless(
             closed,
             ("results" in now.checking, _("The results are being measured.")),

@@ -288,6 +288,9 @@ def test_results_need_a_model_and_correction_a_prediction():
     assert panel_state.results_actions(replace(now, cards=(card(model=object()),)))["predictAllButton"].enabled
     assert panel_state.results_actions(now)["correctButton"].enabled
     assert not panel_state.results_actions(replace(now, rows=(ROW,)))["correctButton"].enabled
+    outside = panel_state.results_actions(replace(now, outside="other scan"))["correctButton"]
+    assert not outside.enabled
+    assert "'other scan'" in outside.why_not
 
 
 def test_a_working_run_is_not_deleted_and_a_finished_one_not_resumed():
