@@ -168,14 +168,8 @@ def _agreed_names(label_values: Mapping[str, int] | None, scribble_values: Mappi
 
 def _guessed_label_values(label_maps: list[AnnotationNote], names: list[str]) -> dict[str, int]:
     """Values of label maps that nobody named: 1, 2, … for the known classes, or whatever is there."""
-    found = sorted(set().union(*(note.values() for note in label_maps)))
+    found = _values_of(label_maps, "label")
     if not names:
-        if not found:
-            raise CohortError(
-                "The labels are all empty: no voxel has a value other than 0.",
-                "Check that these are the label files.",
-                code=ErrorCode.NO_ANNOTATION,
-            )
         return {f"class {value}": value for value in found}
     if found != list(range(1, len(names) + 1)):
         example = ",".join(f"{name}={value}" for name, value in zip(names, found, strict=False))
@@ -187,7 +181,7 @@ def _guessed_label_values(label_maps: list[AnnotationNote], names: list[str]) ->
 
 
 def _unnamed_scribbles(scribble_maps: list[AnnotationNote], label_values: Mapping[str, int] | None) -> CohortError:
-    found = sorted(set().union(*(note.values() for note in scribble_maps)))
+    found = _values_of(scribble_maps, "scribble")
     known = _foreground(label_values) if label_values else []
     names = ["background", *known, *(f"class {index}" for index in range(len(known) + 1, len(found) + 1))]
     example = ",".join(f"{name}={value}" for name, value in zip(names, found, strict=False))
@@ -196,6 +190,18 @@ def _unnamed_scribbles(scribble_maps: list[AnnotationNote], label_values: Mappin
         "what they mean.",
         f'Give scribble values, for example "{example}".',
     )
+
+
+def _values_of(maps: list[AnnotationNote], kind: str) -> list[int]:
+    """Values that maps of a kind hold; raises `CohortError` if none holds any."""
+    found = sorted(set().union(*(note.values() for note in maps)))
+    if not found:
+        raise CohortError(
+            f"The {kind}s are all empty: no voxel has a value other than 0.",
+            f"Check that these are the {kind} files.",
+            code=ErrorCode.NO_ANNOTATION,
+        )
+    return found
 
 
 def _foreground(values: Mapping[str, int]) -> list[str]:

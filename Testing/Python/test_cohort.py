@@ -179,6 +179,16 @@ def test_scribbles_without_values_are_an_error_that_shows_them(folder):
         create_cohort(folder / "images", folder / "labels", folder / "scribbles", label_values="left atrium=1")
 
 
+@pytest.mark.parametrize("kind", ["label", "scribble"])
+def test_files_of_a_kind_that_are_all_empty_are_an_error_that_says_so(folder, kind):
+    for file in (folder / f"{kind}s").iterdir():
+        file.unlink()
+    put_map(folder / f"{kind}s" / f"LA_1_{kind}.nrrd", {})
+    values = {"scribble_values": SCRIBBLE_VALUES} if kind == "label" else {}
+    with pytest.raises(CohortError, match=f"The {kind}s are all empty"):
+        create_cohort(folder / "images", folder / "labels", folder / "scribbles", **values)
+
+
 def test_labels_that_do_not_fit_the_classes_of_the_scribbles_are_an_error_that_shows_their_values(folder):
     put_map(folder / "labels/LA_2_label.nrrd", {7: np.s_[0]})
     with pytest.raises(CohortError, match="hold the values 1, 7, and the classes are left atrium"):
