@@ -264,10 +264,17 @@ class StraightRoad:
         self.wait(0.3)
 
     def reloadScene(self) -> None:
-        """Save the scene, close it, load it again: the cohort and its case are back."""
+        """Save the scene, add it to itself: nothing is doubled. Close it, load it: the cohort and its case are back."""
         shown = self.desk.shown
         path = self.folder / "scene.mrb"
         self.test.assertTrue(slicer.util.saveScene(str(path)))
+        count = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLDisplayableNode")
+        slicer.util.loadScene(str(path))
+        self.wait(1)
+        self.test.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLDisplayableNode"), count)
+        annotate = self.desk.panel("AnnotatePanel")
+        self.test.assertIs(annotate.editor.segmentationNode(), annotate.nodes.annotation)
+        self.test.assertEqual(self.desk.shown, shown)
         slicer.mrmlScene.Clear(0)
         self.wait(0.5)
         self.test.assertEqual(self.desk.shown, "")
@@ -278,7 +285,7 @@ class StraightRoad:
         self.test.assertTrue(self.logic.isOpen)
         self.test.assertEqual(self.logic.project.folder, self.folder / "sample")
         self.test.assertEqual(self.desk.shown, shown)
-        self.say("scene saved, closed and loaded again")
+        self.say("scene saved, added to itself, closed and loaded again")
 
     def reloadModule(self) -> None:
         """Reload the module: the cohort and its case are back, and nothing of the former panels is at work."""
