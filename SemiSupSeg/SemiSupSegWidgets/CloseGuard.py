@@ -69,6 +69,7 @@ def askAboutRuns(logic, stay: str, inTests: str = "keep") -> str:
         answers = {_("Keep segmenting"): "keep", _("Stop"): "stop", stay: "stay"}
     else:
         text = _("A volume that is no case is being segmented.")
-        details = _("Its result is shown in this scene only, so it stops now.")
-        answers = {_("Stop"): "stop", stay: "stay"}
+        details = _("Its result belongs to this scene, so it can't go on by itself.")
+        answers = {stay: "stay", _("Stop"): "stop"}
+    # The first answer loses nothing.
     return choose(text, details, answers, default=next(iter(answers)), escape=stay, inTests=inTests)
