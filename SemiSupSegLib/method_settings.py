@@ -21,6 +21,12 @@ class SP3Settings(Settings):
     far_background: bool = setting(
         True, "What lies beyond strokes of background counts as background, once every class is known to be one piece"
     )
+    class_balance: float = setting(
+        0.4,
+        "In the cross-entropy on expanded scribbles and pseudo-labels: 0 all voxels count alike, 1 all classes",
+        minimum=0,
+        maximum=1,
+    )
     pseudo_weight: float = setting(1.0, "Weight of the pseudo-label loss after its ramp", minimum=0, maximum=10)
     refinement: bool = setting(True, "Beneficial superpixels take their majority class")
     discard_others: bool = setting(False, "Superpixels that are not beneficial train nothing")

@@ -192,6 +192,33 @@ def weighted_cross_entropy(
     return MaskedMean((weight * losses).sum(), weight.sum())
 
 
+def class_balanced(weight: Tensor, target: Tensor, n_classes: int, balance: float, ignore: int = IGNORE) -> Tensor:
+    """Weights for `weighted_cross_entropy` under which small classes have a greater share of the mean.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        ``(B, *spatial)``, at least 0, or a mask.
+    target : torch.Tensor
+        ``(B, *spatial)`` class labels, `ignore` where nothing counts.
+    n_classes : int
+        Background included.
+    balance : float
+        A class whose weights sum to n has a share in proportion to ``n^(1 - balance)``: at 0 weights stay as they are,
+        at 1 all classes that occur have the same share.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, *spatial)`` float32.
+    """
+    check_shapes(weight.unsqueeze(1), target)
+    known = target != ignore
+    weight, labels = weight.detach().float() * known, torch.where(known, target, 0).long()
+    total = torch.stack([(weight * (labels == label)).sum() for label in range(n_classes)])
+    return weight * torch.where(total > 0, total, 1.0).pow(-balance)[labels]
+
+
 def weighted_dice(
     probabilities: Tensor,
     target: Tensor,

@@ -31,6 +31,7 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
     "sp3": {
         "without expansion": ("sp3.expansion_weight=0",),
         "surroundings unknown": ("sp3.far_background=false",),
+        "classes not balanced": ("sp3.class_balance=0",),
         "without pseudo-labels": ("sp3.pseudo_weight=0",),
         "pseudo-labels of voxels": ("sp3.refinement=false", "sp3.uncertainty_weights=false"),
         "without refinement": ("sp3.refinement=false",),

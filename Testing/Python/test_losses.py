@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from SemiSupSegLib.learning.losses import (
     MaskedMean,
+    class_balanced,
     consistency_mse,
     cross_entropy_map,
     entropy,
@@ -175,6 +176,22 @@ def test_smoothing_of_a_fifth_between_two_classes_asks_for_nine_tenths():
 
 
 # Weights (SP3, property 10)
+
+
+@settings(max_examples=30, deadline=None)
+@given(predictions(), st.sampled_from([0.0, 0.25, 1.0]))
+def test_balanced_classes_share_a_mean_by_a_power_of_their_weight(drawn, balance):
+    logits, target, generator = drawn
+    weight = torch.rand(target.shape, generator=generator)
+    found = weighted_cross_entropy(logits, target, class_balanced(weight, target, logits.shape[1], balance)).value
+    means, shares = [], []
+    for label in range(logits.shape[1]):
+        of_class = torch.where(target == label, target, IGNORE)
+        if (of_class != IGNORE).any():
+            means.append(weighted_cross_entropy(logits, of_class, weight).value)
+            shares.append(weight[of_class != IGNORE].sum() ** (1 - balance))
+    wanted = sum(mean * share for mean, share in zip(means, shares, strict=True)) / sum(shares) if means else 0.0
+    torch.testing.assert_close(found, torch.as_tensor(wanted))
 
 
 @settings(max_examples=20, deadline=None)

@@ -269,7 +269,7 @@ def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes
     "change",
     [
         "refinement=false", "discard_others=true", "dynamic_threshold=false", "uncertainty_weights=false",
-        "uncertainty_form=exponential", "largest_component=false", "expansion_weight=0",
+        "uncertainty_form=exponential", "largest_component=false", "expansion_weight=0", "class_balance=0",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):
