@@ -11,8 +11,11 @@ from .errors import CohortError
 IGNORE = 255
 """Value of a voxel that nobody annotated, in scribbles and labels held in memory (uint8)."""
 
-MAXIMUM_CLASSES = 254
-"""Class indices are uint8 and 255 means "not annotated"."""
+BEYOND = 254
+"""Value, in an annotation expanded over superpixels, of what is background if every class is one piece."""
+
+MAXIMUM_CLASSES = 253
+"""Class indices are uint8, and the values above mean no class."""
 
 _DISTINCT_COLORS = (
     (128, 174, 128), (241, 214, 145), (177, 122, 101), (111, 184, 210), (216, 101, 79),

@@ -5,7 +5,7 @@ Logits and probabilities are ``(B, C, *spatial)``, class labels ``(B, *spatial)`
 in float32, also under autocast.
 
 A loss over a part of the voxels is a fraction, and a mean of fractions over parts of a batch isn't the
-fraction over all its voxels. So every loss here returns a `MaskedMean`, of which ``value`` is minimised:
+fraction over all its voxels. So every loss here is a `MaskedMean`, of which ``value`` is minimised:
 that of the whole batch also where processes share it (see `distributed`).
 """
 
@@ -23,6 +23,7 @@ from .masked_mean import MaskedMean, masked_mean
 
 __all__ = [
     "MaskedMean",
+    "class_balanced",
     "consistency_mse",
     "cross_entropy_map",
     "entropy",
@@ -192,7 +193,15 @@ def weighted_cross_entropy(
     return MaskedMean((weight * losses).sum(), weight.sum())
 
 
-def class_balanced(weight: Tensor, target: Tensor, n_classes: int, balance: float, ignore: int = IGNORE) -> Tensor:
+def class_balanced(
+    weight: Tensor,
+    target: Tensor,
+    n_classes: int,
+    balance: float,
+    *,
+    per_case: bool = False,
+    ignore: int = IGNORE,
+) -> Tensor:
     """Weights for `weighted_cross_entropy` under which small classes have a greater share of the mean.
 
     Parameters
@@ -206,6 +215,8 @@ def class_balanced(weight: Tensor, target: Tensor, n_classes: int, balance: floa
     balance : float
         A class whose weights sum to n has a share in proportion to ``n^(1 - balance)``: at 0 weights stay as they are,
         at 1 all classes that occur have the same share.
+    per_case : bool
+        Balance each case by itself, and give all cases the same share.
 
     Returns
     -------
@@ -214,9 +225,15 @@ def class_balanced(weight: Tensor, target: Tensor, n_classes: int, balance: floa
     """
     check_shapes(weight.unsqueeze(1), target)
     known = target != ignore
-    weight, labels = weight.detach().float() * known, torch.where(known, target, 0).long()
-    total = torch.stack([(weight * (labels == label)).sum() for label in range(n_classes)])
-    return weight * torch.where(total > 0, total, 1.0).pow(-balance)[labels]
+    weight, labels = (weight.detach().float() * known).flatten(1), torch.where(known, target, 0).long().flatten(1)
+    totals = torch.stack([(weight * (labels == label)).sum(dim=1) for label in range(n_classes)], dim=1)
+    if not per_case:
+        totals = totals.sum(dim=0).expand_as(totals)
+    weight = weight * torch.where(totals > 0, totals, 1.0).pow(-balance).gather(1, labels)
+    if per_case:
+        of_case = weight.sum(dim=1, keepdim=True)
+        weight = weight / torch.where(of_case > 0, of_case, 1.0)
+    return weight.view(target.shape)
 
 
 def weighted_dice(

@@ -65,7 +65,7 @@ class Batch:
     superpixels : torch.Tensor or None
         ``(B, *spatial)`` int32, `NO_SUPERPIXEL` outside the image.
     expanded : torch.Tensor or None
-        ``(B, *spatial)`` uint8: annotation expanded over superpixels.
+        ``(B, *spatial)`` uint8: annotation expanded over superpixels; `BEYOND` far from the object.
     """
 
     image: Tensor

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..cohort import Cohort, Role
 from ..errors import CohortError, ErrorCode
-from ..labels import IGNORE
 from ..training_settings import TrainingSettings
 from .array_cache import ArrayCache, cache_folder
 from .cases import (
@@ -26,7 +24,7 @@ from .held_out_strokes import HeldOutStrokes
 from .memory import is_out_of_memory
 from .methods import METHODS
 from .plan import Plan
-from .superpixel_preparation import BEYOND, SuperpixelPreparation
+from .superpixel_preparation import SuperpixelPreparation
 
 OnProgress = Callable[[float, str], None]
 
@@ -91,7 +89,7 @@ class TrainingData:
                 self.held_out.take(case)
         self.superpixels: SuperpixelPreparation | None = None
         if method.uses_superpixels:
-            self.superpixels = SuperpixelPreparation(settings.sp3, plan.dimensions, folder)
+            self.superpixels = SuperpixelPreparation(settings.sp3, plan, folder)
             for index, case in enumerate(self.cases):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
                 self.superpixels.prepare(case)
@@ -154,9 +152,7 @@ class TrainingData:
         if self.superpixels is None:
             case.accept(proposals)
         else:
-            expanded = case.expanded.cpu().numpy()
-            merged = np.where((expanded >= BEYOND) & (proposals != IGNORE), proposals, expanded)
-            case.expanded = torch.from_numpy(merged).to(case.image.device)
+            self.superpixels.expand(case, proposals)
 
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:
         """Take in a case at its place in the cohort's order, as a resumed training has it."""

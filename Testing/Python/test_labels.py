@@ -55,7 +55,7 @@ def test_schema_comes_back_from_json(class_names):
         ((SegmentClass("a"), SegmentClass("a")), "same name: a"),
         ((SegmentClass("a", "1"), SegmentClass("b", "1")), "same segment ID: 1"),
         ((SegmentClass("a", value=2), SegmentClass("b")), "same label value: 2"),
-        (tuple(SegmentClass(str(n)) for n in range(MAXIMUM_CLASSES + 1)), "255 classes are too many"),
+        (tuple(SegmentClass(str(n)) for n in range(MAXIMUM_CLASSES + 1)), "254 classes are too many"),
     ],
 )
 def test_classes_that_can_not_be_told_apart_are_refused(classes, words):

@@ -17,13 +17,12 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from ...labels import IGNORE
+from ...labels import BEYOND, IGNORE
 from ...method_settings import SP3Settings
 from ...training_settings import TrainingSettings
 from ..losses import class_balanced, weighted_cross_entropy, weighted_dice, winners
 from ..plan import Plan
 from ..sampling import Batch
-from ..superpixel_preparation import BEYOND
 from ..supervoxels import superpixel_mean
 from .base import Losses, Method, Step, softmax, split
 
@@ -108,7 +107,8 @@ class DynamicThreshold:
 class SP3(Method):
     """Student and EMA teacher; expanded scribbles and refined, weighted pseudo-labels beside the scribbles.
 
-    ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`.
+    ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. Labels of the
+    other two are mostly background, so their cross-entropies balance the classes a little.
     """
 
     name = "sp3"
@@ -116,13 +116,21 @@ class SP3(Method):
     uses_superpixels = True
     learns_beside_annotations = True
     usual_start = 0.06
-    """So early a teacher knows little, and may find the object where nobody painted. On the left atrium, four scribbled
-    scans, one training of three did: Dice 0.45. What lies beyond the background keeps pseudo-labels from there."""
+    late_start = 0.3
+    """Where nothing will be known of the surroundings. At 0.06 a teacher may find the object where nobody painted: on the
+    left atrium, four scribbled scans, one training of three did, with a Dice of 0.45."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
         self.options = settings.sp3
         self.threshold = DynamicThreshold(plan.n_classes, self.options)
+
+    @property
+    def unlabeled_start(self) -> float:
+        chosen = self.settings.schedule.unlabeled_start
+        if chosen is None and not (self.options.far_background and self.settings.largest_component != "off"):
+            return self.late_start
+        return super().unlabeled_start
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.pseudo_weight > 0 else 0.0
@@ -136,8 +144,9 @@ class SP3(Method):
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         losses = self._annotated_losses(split(logits, step.labeled)[0], step.labeled)
+        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.options.class_balance)
         pseudo = (
-            weighted_cross_entropy(logits, pseudo_labels, self._balanced(certainty, pseudo_labels)).value
+            weighted_cross_entropy(logits, pseudo_labels, balanced).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
         )
         return Losses(losses.total + weight * pseudo, {**losses.parts, "pseudo": pseudo, **parts})
@@ -148,16 +157,10 @@ class SP3(Method):
         if self.options.expansion_weight == 0:
             return Losses(scribbled, {"supervised": scribbled})
         labels = self.expanded(batch)
-        known = self._balanced(labels != IGNORE, labels)
-        of_case = known.sum(dim=tuple(range(1, known.ndim)), keepdim=True)
-        known = known / torch.where(of_case > 0, of_case, 1.0)  # so that a dense case counts like a scribbled one
+        known = class_balanced(labels != IGNORE, labels, self.plan.n_classes, self.options.class_balance, per_case=True)
         expanded = weighted_cross_entropy(logits, labels, known).value
         total = scribbled + self.options.expansion_weight * expanded
         return Losses(total, {"supervised": scribbled, "expanded": expanded})
-
-    def _balanced(self, weight: Tensor, labels: Tensor) -> Tensor:
-        """Weights for labels that are mostly background, since what is known of the surroundings is."""
-        return class_balanced(weight, labels, self.plan.n_classes, self.options.class_balance)
 
     def expanded(self, batch: Batch) -> Tensor:
         """The expanded scribbles of a batch, ``(B, *spatial)`` uint8.
