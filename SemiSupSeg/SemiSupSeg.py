@@ -226,11 +226,11 @@ class SemiSupSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             added = self.logic.takeAddedScene()
             if added is not None:
                 scene, shown = added
-                resolveConflicts(self.logic, scene.conflicts())
+                resolveConflicts(self.desk, scene.conflicts(), isAdded=True)
                 scene.put_away()
                 panel.showAgain(shown)
             elif self.logic.openCohortOfScene() is not None:
-                resolveConflicts(self.logic, self.logic.conflicts())
+                resolveConflicts(self.desk, self.logic.conflicts())
         panel.followScene()
         self.desk.refresh(cards=True)
 

@@ -109,7 +109,7 @@ class CohortPanel(Panel):
             if before:
                 self.logic.hideCurrentCase()
             project = self.logic.openCohort(path, keepRunning=answer == "keep")
-            resolveConflicts(self.logic, self.logic.conflicts())  # a person's own nodes stay when a cohort is left
+            resolveConflicts(self.desk, self.logic.conflicts())  # a person's own nodes stay when a cohort is left
             slicer.app.settings().setValue("SemiSupSeg/LastFolder", str(project.folder))
         if before and self.logic.project is before:  # it couldn't be opened
             if shown:

@@ -71,7 +71,9 @@ def choose(text: str, details: str, answers: dict, default, escape, inTests):
         buttons[each] = box.addButton(each, qt.QMessageBox.AcceptRole) if isinstance(each, str) else box.addButton(each)
     box.setDefaultButton(buttons[default])
     box.setEscapeButton(buttons[escape])
+    slicer.app.setOverrideCursor(qt.Qt.ArrowCursor)  # it is asked amid work, too, which has a wait cursor
     box.exec_()
+    slicer.app.restoreOverrideCursor()
     clicked = box.clickedButton()
     return next((answer for each, answer in answers.items() if buttons[each] == clicked), answers[escape])
 

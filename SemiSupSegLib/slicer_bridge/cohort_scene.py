@@ -259,12 +259,18 @@ class CohortScene:
         case_id : str
         kind : {"scribble", "label"}, optional
             Which annotation; if not given the label where there is a label only, else the scribbles.
+
+        A node that came with a scene and differs from the file is not painted on before its conflict is resolved: it
+        is kept beside what is shown, as with ``resolve(node, "both")``.
         """
         case = self.cohort.case(case_id)
         if kind is None:
             kind = "label" if case.label is not None and case.scribble is None and case.labeled else "scribble"
         before = {node.GetID() for node in tagged_nodes(self.scene, self.path, case_id)}
         volume = show_image(self.cohort, case, self.scene)
+        for node in tagged_nodes(self.scene, self.path, case_id, kind):
+            if not self.edits.is_watched(node) and self.differs(node):
+                self.resolve(node, "both")
         annotation = show_annotation(self.cohort, case, volume, kind)
         for node in (volume, annotation):
             if node.GetID() not in before:

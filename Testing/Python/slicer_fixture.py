@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import slicer
@@ -74,6 +75,24 @@ def logic(scene, monkeypatch):
     logic = SemiSupSegLogic()
     yield logic
     logic.closeCohort()
+
+
+@pytest.fixture
+def desk(logic, monkeypatch):
+    """What the panels share, where nobody is there to answer questions; Qt's widgets and timers do nothing."""
+    qt, i18n = MagicMock(), types.ModuleType("slicer.i18n")
+    qt.QObject = object
+    i18n.tr = lambda text: text
+    monkeypatch.setitem(sys.modules, "qt", qt)
+    monkeypatch.setitem(sys.modules, "slicer.i18n", i18n)
+    for name in [name for name in sys.modules if name.startswith("SemiSupSegWidgets")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("SEMISUPSEG_PYTHON", sys.executable)
+    slicer.app.testingEnabled = lambda: True
+    slicer.app.setOverrideCursor = slicer.app.restoreOverrideCursor = lambda *arguments: None
+    from SemiSupSegWidgets.Desk import Desk
+
+    return Desk(logic)
 
 
 class _StartupEnvironment:

@@ -142,6 +142,75 @@ def test_keeping_both_in_a_scene_that_is_loaded_alone_shows_the_file_beside_it(w
     np.testing.assert_array_equal(exported(conflict, "liver", nodes.volume), old)
 
 
+def test_a_version_that_cannot_be_written_is_kept_beside_the_file_and_the_next_is_resolved(
+    work, scene, tmp_path, desk, caplog
+):
+    from SemiSupSegWidgets.Conflicts import resolveConflicts
+
+    paint(work, 5)
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:4] = 1
+    work.annotate("first", label, "label")
+    work.project.show_case("first", "label")
+    shown = work.project.show_case("first", "scribble")
+    spleen = shown.annotation.GetSegmentation().AddEmptySegment("spleen", "spleen")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(label, shown.annotation, spleen, shown.volume)
+    path = saved(scene, tmp_path / "saved")
+    shown.annotation.GetSegmentation().RemoveSegment(spleen)
+    work.annotate("first", label[::-1], "label")
+
+    added, _ = add(work, scene, path)
+    strokes = liver(work)
+    unreadable, other = added.conflicts()
+    resolveConflicts(desk, [unreadable, other], isAdded=True)
+    added.put_away()
+    assert "'spleen' that is no class" in caplog.text
+    work.hideCurrentCase()
+    assert unreadable.GetScene() is scene
+    assert unreadable.GetAttribute("SemiSupSeg.Case") is None
+    np.testing.assert_array_equal(liver(work), strokes)
+    cohort = Cohort.load(work.project.path)
+    np.testing.assert_array_equal(cohort.read_label(cohort.case("first")), label)
+
+
+def test_a_version_that_nobody_was_asked_about_is_not_painted_on(work, scene, tmp_path):
+    old = liver(work)
+    path = saved(scene, tmp_path / "saved")
+    paint(work, 5)
+    work.onSceneStartClose()
+    scene.Clear(0)
+    add(work, scene, path)
+    work.openCohortOfScene()
+    (conflict,) = work.conflicts()
+    new = liver(work)
+    nodes = work.showCase("first")
+    assert nodes.annotation is not conflict
+    np.testing.assert_array_equal(exported(nodes.annotation, "liver", nodes.volume), new)
+    np.testing.assert_array_equal(exported(conflict, "liver", nodes.volume), old)
+
+
+@pytest.mark.parametrize("is_added", [False, True])
+def test_the_question_says_which_scene_is_meant_and_is_asked_without_a_wait_cursor(
+    work, scene, desk, monkeypatch, is_added
+):
+    import qt
+    from SemiSupSegWidgets.Conflicts import resolveConflicts
+
+    cursors, during = [], []
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
+    monkeypatch.setattr(slicer.app, "setOverrideCursor", cursors.append)
+    monkeypatch.setattr(slicer.app, "restoreOverrideCursor", lambda: cursors.pop())
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda: None)
+    box = qt.QMessageBox.return_value
+    box.exec_.side_effect = lambda: during.append(cursors[-1])
+    with desk.attempt():
+        resolveConflicts(desk, [work.project.show_case("first").annotation], is_added)
+    assert during == [qt.Qt.ArrowCursor]
+    assert cursors == []
+    said = [box.setText.call_args.args[0], *(call.args[0] for call in box.addButton.call_args_list)]
+    assert [each for each in said if "added" in each] == ([said[0], said[2]] if is_added else [])
+
+
 def test_nodes_of_another_cohort_and_a_persons_own_become_plain(work, scene, tmp_path):
     here = work.project.path
     work.hideCurrentCase()
