@@ -25,7 +25,7 @@ from .cohort_nodes import free_case_id, write_image
 from .cohort_scene import CaseNodes
 from .compute import Compute
 from .jobs import Job, OnEvent
-from .nodes import check_scalar_volume
+from .nodes import CASE_ATTRIBUTE, check_scalar_volume
 from .prediction_scene import PredictionScene
 from .predictions import Prediction
 from .run_curves import RunCurves
@@ -116,6 +116,12 @@ class Project(PredictionScene):
         """See `CohortScene.annotate`; a running training is told of it."""
         super().annotate(case_id, array, kind)
         self._tell_training([case_id])
+
+    def resolve(self, node: slicer.vtkMRMLSegmentationNode, keep: str) -> None:
+        """See `CohortScene.resolve`; a running training is told of what changed on disk."""
+        super().resolve(node, keep)
+        if keep == "scene":
+            self._tell_training([node.GetAttribute(CASE_ATTRIBUTE)])
 
     def start_correction(self, case_id: str) -> CaseNodes:
         """See `PredictionScene.start_correction`; a running training is told of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_another_case_of_the_cohort_is_told_and_shown_from_its_files(work, scene
 
 
 @pytest.mark.parametrize("keep", ["scene", "cohort", "both"])
-def test_strokes_painted_since_the_scene_was_saved_are_asked_about(work, scene, tmp_path, keep):
+def test_strokes_painted_since_the_scene_was_saved_are_asked_about(work, scene, tmp_path, monkeypatch, keep):
     old = liver(work)
     path = saved(scene, tmp_path / "saved")
     paint(work, 5)
@@ -107,7 +108,11 @@ def test_strokes_painted_since_the_scene_was_saved_are_asked_about(work, scene, 
     new = liver(work)
     assert (new != old).any(), "what was painted is written before the scene comes"
     (conflict,) = added.conflicts()
+    told = []
+    training = SimpleNamespace(update_annotations=told.append)
+    monkeypatch.setattr(type(work.project), "training", training)
     work.resolveConflict(conflict, keep)
+    assert told == (["first"] if keep == "scene" else []), "what is on disk changed for a running training"
     added.put_away()
 
     nodes = work.showCase("first")
