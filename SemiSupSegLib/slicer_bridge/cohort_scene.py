@@ -428,6 +428,8 @@ class CohortScene:
         it becomes a plain, hidden segmentation beside the file.
         """
         case_id, kind = node.GetAttribute(CASE_ATTRIBUTE), kind_of(node)
+        if keep not in ("scene", "cohort", "both"):
+            raise ValueError(f"keep is {keep!r}, not 'scene', 'cohort' or 'both'")
         if keep == "both":
             self.make_plain(node)
             node.SetName(f"{node.GetName()} (other version)")
@@ -436,12 +438,13 @@ class CohortScene:
         volume_node = self.image_node(case_id)
         if keep == "scene":
             self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
-        elif keep != "cohort":
-            raise ValueError(f"keep is {keep!r}, not 'scene', 'cohort' or 'both'")
-        for shown in tagged_nodes(self.scene, self.path, case_id, kind):  # two, while a scene is being added
-            if keep == "cohort" or shown is not node:
-                self._show_file(shown, volume_node)
-            self.edits.watch(shown)
+            for shown in tagged_nodes(self.scene, self.path, case_id, kind):
+                if shown is not node and self.edits.is_watched(shown):  # what was at work when a scene was added
+                    self._show_file(shown, volume_node)
+                    self.edits.watch(shown)
+        else:
+            self._show_file(node, volume_node)
+        self.edits.watch(node)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

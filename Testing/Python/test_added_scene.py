@@ -11,6 +11,7 @@ import slicer
 from scene_building import add_segmentation, add_volume, boxes, exported
 
 from SemiSupSegLib.cohort import Cohort
+from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.labels import LabelSchema
 from SemiSupSegLib.slicer_bridge.cohort_nodes import tagged_nodes
 
@@ -128,6 +129,30 @@ def test_strokes_painted_since_the_scene_was_saved_are_asked_about(work, scene, 
         assert work.conflicts() == []
     else:
         assert others == []
+
+
+def test_keeping_the_files_version_leaves_strokes_that_could_not_be_written_yet(work, scene, tmp_path):
+    path = saved(scene, tmp_path / "saved")
+    paint(work, 5)
+    work.saveEdits()
+    paint(work, 6)
+    nodes = work.project.show_case("first")
+    spleen = nodes.annotation.GetSegmentation().AddEmptySegment("spleen", "spleen")
+    stroke = np.zeros(SHAPE, np.uint8)
+    stroke[8] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(stroke, nodes.annotation, spleen, nodes.volume)
+    with pytest.raises(SemiSupSegError, match="'spleen' that is no class"):
+        work.onSceneStartImport()
+    scene.SetURL(str(path))
+    assert scene.Import()
+    added, _ = work.takeAddedScene()
+    (conflict,) = added.conflicts()
+    work.resolveConflict(conflict, "cohort")
+    added.put_away()
+    assert liver(work)[5].all()
+    nodes.annotation.GetSegmentation().RemoveSegment(spleen)
+    assert work.saveEdits() == ["first"]
+    assert liver(work)[6].all()
 
 
 def test_keeping_both_in_a_scene_that_is_loaded_alone_shows_the_file_beside_it(work, scene, tmp_path):
