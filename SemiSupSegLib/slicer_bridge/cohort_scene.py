@@ -36,6 +36,7 @@ from .cohort_nodes import (
 from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of, volume_of
 from .results import update_segmentation
 from .segments import read_annotation, schema_from_segmentation, uncropped
+from .translation import tr as _
 
 LOADED_ATTRIBUTE = "SemiSupSeg.Loaded"
 """Attribute of nodes that were made to show a case, and go when another one is shown; a person's own nodes stay."""
@@ -432,7 +433,7 @@ class CohortScene:
             raise ValueError(f"keep is {keep!r}, not 'scene', 'cohort' or 'both'")
         if keep == "both":
             self.make_plain(node)
-            node.SetName(f"{node.GetName()} (other version)")
+            node.SetName(_("{name} (other version)").format(name=node.GetName()))
             hide(node)
             return
         volume_node = self.image_node(case_id)
