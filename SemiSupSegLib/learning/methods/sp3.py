@@ -117,8 +117,8 @@ class SP3(Method):
     learns_beside_annotations = True
     usual_start = 0.06
     late_start = 0.3
-    """Where nothing will be known of the surroundings. At 0.06 a teacher may find the object where nobody painted: on the
-    left atrium, four scribbled scans, one training of three did, with a Dice of 0.45."""
+    """Where nothing will be known of the surroundings. Early on, a teacher may find the object where nobody painted: of
+    three trainings on the left atrium, with four scribbled scans, one did, and had Dice 0.45."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
