@@ -299,9 +299,14 @@ class CohortScene:
         self.scene.RemoveNode(node)
 
     def make_plain(self, node: slicer.vtkMRMLNode) -> None:
-        """Let a node no longer show anything of a case: what is done to it is nobody's annotation."""
-        for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, LOADED_ATTRIBUTE):
+        """Let a node no longer show anything of a case: what is done to it is nobody's annotation.
+
+        Results stay what they are, so that no map of uncertainty is offered as a scan.
+        """
+        for name in (CASE_ATTRIBUTE, COHORT_ATTRIBUTE, LOADED_ATTRIBUTE):
             node.RemoveAttribute(name)
+        if node.GetAttribute(KIND_ATTRIBUTE) in ("image", "scribble", "label"):
+            node.RemoveAttribute(KIND_ATTRIBUTE)
         self.edits.forget(node)
 
     def image_node(self, case_id: str) -> slicer.vtkMRMLScalarVolumeNode:

@@ -13,7 +13,7 @@ from scene_building import add_segmentation, add_volume, boxes, exported
 from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.labels import LabelSchema
-from SemiSupSegLib.slicer_bridge.cohort_nodes import tagged_nodes
+from SemiSupSegLib.slicer_bridge.cohort_nodes import tag, tagged_nodes
 
 pytest_plugins = ["slicer_fixture"]
 
@@ -241,12 +241,14 @@ def test_the_question_says_which_scene_is_meant_and_is_asked_without_a_wait_curs
     assert [each for each in said if "added" in each] == ([said[0], said[2]] if is_added else [])
 
 
-def test_nodes_of_another_cohort_and_a_persons_own_become_plain(work, scene, tmp_path):
+def test_nodes_of_another_cohort_and_a_persons_own_become_plain(work, scene, tmp_path, desk):
     here = work.project.path
     work.hideCurrentCase()
     work.openCohort(tmp_path / "other", LabelSchema.from_names(["liver"]))
     volume_node = add_volume(np.random.default_rng(0).random(SHAPE).astype(np.float32), name="own")
     work.showCase(work.addCase(volume_node))
+    doubt = add_volume(np.random.default_rng(0).random(SHAPE).astype(np.float32), name="own uncertainty")
+    tag(doubt, work.project.path, "own", "uncertainty")
     path = saved(scene, tmp_path / "saved")
     scene.Clear(0)
     work.openCohort(here)
@@ -259,6 +261,8 @@ def test_nodes_of_another_cohort_and_a_persons_own_become_plain(work, scene, tmp
     came = [scene.GetNodeByID(each) for each in node_ids(scene) - before]
     assert {"own", "own scribble"} <= {node.GetName() for node in came}
     assert not any(node.GetAttribute("SemiSupSeg.Cohort") for node in came)
+    assert [node.GetName() for node in came if node.GetAttribute("SemiSupSeg.Kind")] == ["own uncertainty"]
+    assert [node.GetName() for node in desk.otherVolumes()] == ["own"], "no result is offered as a scan"
 
 
 def test_own_strokes_of_a_cohort_that_was_left_are_written_again_when_it_is_back(work, scene, tmp_path):
