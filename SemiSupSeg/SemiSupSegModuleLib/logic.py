@@ -154,7 +154,7 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def takeAddedScene(self) -> tuple[AddedScene, str] | None:
         """After a scene was added to a cohort at work: what came, and the case that was shown in it, empty if none was.
 
-        None if no cohort was at work: then the scene's own is to be opened (`openCohortOfScene`). Its `conflicts` are
+        None if no cohort was at work, or only a job of the cohort that the scene shows: then the scene's own is to be opened (`openCohortOfScene`). Its `conflicts` are
         to be resolved, and the rest is to be `put_away`.
         """
         if self._added is None:
@@ -162,7 +162,10 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
         (added, texts), self._added = self._added, None
         parameterNode = self.getParameterNode()
         shown = ""
-        if rememberedCohort(parameterNode) == self.project.path:
+        isOfCohort = rememberedCohort(parameterNode) == self.project.path
+        if isOfCohort and added.is_alone:
+            return None
+        if isOfCohort:
             self.project.adopt_nodes(parameterNode.cohortPath)
             known = {case.id for case in self.project.cohort.cases}
             shown = parameterNode.currentCase if parameterNode.currentCase in known else ""

@@ -20,7 +20,13 @@ class AddedScene:
 
     def __init__(self, project: CohortScene):
         self._project = project
+        # Of any cohort: where none is shown, the scene comes in place of another, though a job may be running.
         self._before = {node.GetID() for node in tagged_nodes(project.scene)}
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing of any cohort was there before."""
+        return not self._before
 
     def conflicts(self) -> list[slicer.vtkMRMLSegmentationNode]:
         """Annotations that came and differ from the cohort's files; for `CohortScene.resolve`, before `put_away`."""
@@ -35,8 +41,11 @@ class AddedScene:
     def put_away(self) -> None:
         """Take out what was loaded to show cases, since the cohort's files hold the same.
 
-        A person's own nodes, and those of other cohorts, become plain ones; segmentations among them are hidden.
+        A person's own nodes, and those of other cohorts, become plain ones; segmentations among them are hidden. A
+        scene that came alone stays as it is, for whoever opens its cohort.
         """
+        if self.is_alone:
+            return
         for node in self._nodes():
             if self._is_ours(node) and node.GetAttribute(LOADED_ATTRIBUTE):
                 self._project.take_out(node)

@@ -277,3 +277,33 @@ def test_own_strokes_of_a_cohort_that_was_left_are_written_again_when_it_is_back
     segment_id = nodes.annotation.GetSegmentation().GetNthSegmentID(0)
     slicer.util.updateSegmentBinaryLabelmapFromArray(stroke, nodes.annotation, segment_id, nodes.volume)
     assert work.saveEdits() == [case]
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_scene_in_place_of_another_keeps_its_nodes_though_a_job_is_running(
+    work, scene, tmp_path, monkeypatch, is_same
+):
+    volume_node = add_volume(np.random.default_rng(0).integers(0, 900, SHAPE).astype(np.int16), name="own")
+    case = work.addCase(volume_node, add_segmentation({"liver": next(iter(boxes(SHAPE, (2, 3, 4))))}, volume_node))
+    work.showCase(case)
+    path, cohort = saved(scene, tmp_path / "saved"), work.project.path
+    if not is_same:
+        work.openCohort(tmp_path / "other", LabelSchema.from_names(["liver"]))
+    monkeypatch.setattr(type(work.project), "is_busy", True)
+    here = work.project.path
+    work.onSceneStartClose()
+    scene.Clear(0)
+    work.getParameterNode().cohortPath = str(here)  # as the module does when the scene is closed
+    came = add(work, scene, path)
+    if is_same:
+        assert came is None
+        assert work.openCohortOfScene() is work.project
+        assert work.conflicts() == []
+    else:
+        added, shown = came
+        assert (shown, added.conflicts()) == ("", [])
+        added.put_away()
+        assert Path(work.getParameterNode().cohortPath) == work.project.path == here
+    assert {node.GetName() for node in tagged_nodes(scene, cohort, case)} == {"own", "strokes"}
+    (strokes,) = tagged_nodes(scene, cohort, case, "scribble")
+    assert strokes.GetDisplayNode().GetVisibility()
