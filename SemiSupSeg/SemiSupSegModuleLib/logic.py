@@ -154,8 +154,8 @@ class SemiSupSegLogic(ScriptedLoadableModuleLogic):
     def takeAddedScene(self) -> tuple[AddedScene, str] | None:
         """After a scene was added to a cohort at work: what came, and the case that was shown in it, empty if none was.
 
-        None if no cohort was at work, or only a job of the cohort that the scene shows: then the scene's own is to be opened (`openCohortOfScene`). Its `conflicts` are
-        to be resolved, and the rest is to be `put_away`.
+        Its `conflicts` are to be resolved, and the rest is to be `put_away`. None if no cohort was at work, or only a
+        job of the one that the scene shows: then the scene's own is to be opened (`openCohortOfScene`).
         """
         if self._added is None:
             return None
