@@ -168,15 +168,20 @@ class AnnotatePanel(Panel):
 
     def showAgain(self, caseID: str) -> None:
         """Paint on after a scene was added, which has taken views and editor; on the case that it showed, if any."""
+        self._leaveOutside()
         if caseID and caseID != self.desk.shown:
             self.showCase(caseID)
         elif self._nodesAreAlive():
             self._edit(None)
 
-    def _edit(self, window) -> None:
+    def _leaveOutside(self) -> None:
+        """No longer show the result of a volume that is no case."""
         if self.desk.outside is not None:
             self.views.hideSegmentations()
             self.desk.outside = None
+
+    def _edit(self, window) -> None:
+        self._leaveOutside()
         self.views.show(self.nodes.volume, self.nodes.annotation, window)
         self.selectEditorNode()
         self.editor.setSegmentationNode(self.nodes.annotation)

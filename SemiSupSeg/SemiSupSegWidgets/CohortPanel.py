@@ -159,11 +159,13 @@ class CohortPanel(Panel):
         with self.desk.attempt():
             for node in volumeNodes:
                 segmentation = segmentations[node.GetID()]
-                self.logic.addCase(
+                caseID = self.logic.addCase(
                     node,
                     scribbleSegmentationNode=segmentation if kind == "scribble" else None,
                     labelSegmentationNode=segmentation if kind == "label" else None,
                 )
+                if node is self.desk.outside:  # the views show it already, and the buttons are to mean it now
+                    self.show(caseID)
         self.desk.refresh()
 
     def chooseFiles(self) -> None:

@@ -10,6 +10,7 @@ from SemiSupSegLib.files import as_file_name
 from SemiSupSegLib.progress import size
 from SemiSupSegLib.slice_ranking import uncertain_slices
 from SemiSupSegLib.slicer_bridge import panel_state, run_texts
+from SemiSupSegLib.slicer_bridge.nodes import CASE_ATTRIBUTE
 
 from .ErrorBox import ask, askWhereToSave
 from .Panel import Panel, fitHeight
@@ -200,8 +201,14 @@ class ResultsPanel(Panel):
             self._onResultShown(self.logic.results(caseID))
 
     def _showOutside(self, volumeNode) -> None:
-        """Show the result of a volume that is no case, and nothing of the shown case."""
+        """Show the result of a volume that was no case when it was asked for, and nothing of the shown case."""
         nodes = self.logic.results(volumeNode)
+        caseID = volumeNode.GetAttribute(CASE_ATTRIBUTE)
+        if caseID:  # it was added meanwhile
+            if caseID != self.desk.shown:
+                self.desk.panel("AnnotatePanel").showCase(caseID)
+            self._onResultShown(nodes)
+            return
         self.desk.panel("AnnotatePanel").views.hideSegmentations()
         self._showNodes(nodes, volumeNode)
         slicer.util.resetSliceViews()
@@ -212,7 +219,6 @@ class ResultsPanel(Panel):
     def _onResultShown(self, nodes) -> None:
         if self.desk.outside is not None:
             self.desk.panel("AnnotatePanel").showAgain("")
-            self.desk.outside = None
         self._showNodes(nodes, self.logic.project.image_node(self.desk.shown))
         self._fillSlices(self.desk.shown)
         self.desk.refresh()

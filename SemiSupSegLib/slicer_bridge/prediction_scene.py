@@ -74,12 +74,13 @@ class PredictionScene(CohortScene):
     def results_steps(self, of: str | slicer.vtkMRMLScalarVolumeNode) -> Steps[PredictionNodes]:
         """The same as `results` in steps of milliseconds, for a window's timer."""
         case_id = of if isinstance(of, str) else of.GetAttribute(CASE_ATTRIBUTE)
-        if case_id:
+        outside = None if isinstance(of, str) else self._outside.get(of.GetID())
+        # A volume may have become a case after it was predicted.
+        if case_id and (outside is None or self.predictions.get(case_id) is not None):
             return self._show(self._prediction(case_id), self.image_node(case_id), case_id)
-        prediction = self._outside.get(of.GetID())
-        if prediction is None:
+        if outside is None:
             raise _not_predicted(of.GetName())
-        return self._show(prediction, of, of.GetID())
+        return self._show(outside, of, of.GetID())
 
     def show_preview(self, case_id: str) -> PredictionNodes:
         """Show what the training network said of a case when it was last asked (`Job.request_preview`)."""
@@ -132,12 +133,12 @@ class PredictionScene(CohortScene):
     def _let_go_of_strokes(self, case_id: str) -> None:
         """What is painted in the nodes that showed a case's strokes no longer counts."""
         for node in tagged_nodes(self.scene, self.path, case_id, "scribble"):
-            forget_accepted(node)
             if node.GetAttribute(LOADED_ATTRIBUTE):
-                self.scene.RemoveNode(node)
-                continue
-            self.make_plain(node)
-            hide(node)
+                self.take_out(node)
+            else:
+                forget_accepted(node)
+                self.make_plain(node)
+                hide(node)
 
     def _prediction(self, case_id: str) -> Prediction:
         prediction = self.predictions.get(self.cohort.case(case_id).id)

@@ -351,7 +351,8 @@ class Project(PredictionScene):
         """After the scene was closed: its nodes are gone; runs go on, and curves are made anew from their folders."""
         self.curves = None
         self.edits.forget_all()
-        self._outside.clear()  # IDs of nodes, which others get now
+        for ids in (self._outside, *self._outside_of_job.values()):
+            ids.clear()  # those of nodes, which others get now
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

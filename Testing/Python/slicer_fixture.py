@@ -84,10 +84,14 @@ def desk(logic, monkeypatch):
     qt.QObject = object
     i18n.tr = lambda text: text
     monkeypatch.setitem(sys.modules, "qt", qt)
+    monkeypatch.setitem(sys.modules, "qSlicerSegmentationsModuleWidgetsPythonQt", MagicMock())
     monkeypatch.setitem(sys.modules, "slicer.i18n", i18n)
     for name in [name for name in sys.modules if name.startswith("SemiSupSegWidgets")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setenv("SEMISUPSEG_PYTHON", sys.executable)
+    for name in ("loadUI", "childWidgetVariables", "setSliceViewerLayers", "resetSliceViews"):
+        monkeypatch.setattr(slicer.util, name, MagicMock())
+    monkeypatch.setattr(slicer, "qSlicerSegmentEditorEffectFactory", MagicMock(), raising=False)
     slicer.app.testingEnabled = lambda: True
     slicer.app.setOverrideCursor = slicer.app.restoreOverrideCursor = lambda *arguments: None
     from SemiSupSegWidgets.Desk import Desk

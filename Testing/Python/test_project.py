@@ -559,8 +559,9 @@ def test_renamed_model_leaves_its_run_finished(trained, scene, tmp_path):
     assert RunFolder(card.path).verify_manifest()["outcome"] == "finished"
 
 
-def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, scene):
-    project = Project(trained, scene)
+def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, scene, tmp_path):
+    shutil.copytree(trained, tmp_path / "copy")
+    project = Project(tmp_path / "copy", scene)
     phantom = make_phantom((16, 20, 22), 77)
     volume_node = show_volume(phantom.image.array, phantom.image.geometry, scene, "a.new scan")
     job = project.predict(volumes=[volume_node], blocking=True)
@@ -570,6 +571,25 @@ def test_volume_outside_the_cohort_is_predicted_and_its_copy_deleted(trained, sc
     assert "a_new scan" not in {case.id for case in project.cohort.cases}
     with pytest.raises(CohortError, match="no prediction of 'scan'"):
         project.results(add_volume(np.zeros(SHAPE, np.int16)))
+    case = project.add_case(volume_node)
+    assert project.results(volume_node).segmentation is nodes.segmentation, "its result stays, though it is a case now"
+    with pytest.raises(CohortError, match=f"no prediction of '{case}'"):
+        project.results(case)
+    project.close()
+
+
+def test_result_that_comes_after_the_scene_was_closed_is_no_other_volumes(trained, scene):
+    project = Project(trained, scene)
+    scan = make_phantom((16, 20, 22), 77).image
+    before = show_volume(scan.array, scan.geometry, scene, "before").GetID()
+    job = project.predict(volumes=[scene.GetNodeByID(before)])
+    scene.Clear(0)
+    project.forget_scene()
+    other = show_volume(scan.array, scan.geometry, scene, "other")
+    assert other.GetID() == before
+    assert project.wait(job, timeout=240) is State.FINISHED
+    with pytest.raises(CohortError, match="no prediction of 'other'"):
+        project.results(other)
     project.close()
 
 
