@@ -53,8 +53,8 @@ def askAboutRuns(logic, stay: str, inTests: str = "keep") -> str:
     str
         "keep" (also where none runs, or it goes on by itself), "stop" or "stay".
     """
-    job = logic.training or logic.prediction
-    if job is None or not job.is_attached:
+    job = next((job for job in (logic.training, logic.prediction) if job is not None and job.is_attached), None)
+    if job is None:
         return "keep"
     if job.task == "train":
         text = _("A training is running.")

@@ -81,3 +81,13 @@ def test_result_of_a_volume_outside_is_hidden_when_a_cases_is_shown_though_its_n
     panels.results._onResultShown(PredictionNodes(annotation))
     assert panels.desk.outside is None
     assert not visible("outside segmentation")
+
+
+@pytest.mark.parametrize("is_attached", [True, False])
+def test_a_training_that_goes_on_by_itself_does_not_hide_a_prediction_that_would_end(desk, is_attached):
+    from SemiSupSegWidgets.CloseGuard import askAboutRuns
+
+    training = SimpleNamespace(task="train", is_attached=False, is_of_cohort=True)
+    prediction = SimpleNamespace(task="predict", is_attached=is_attached, is_of_cohort=True)
+    asked = askAboutRuns(SimpleNamespace(training=training, prediction=prediction), "Stay", inTests="stop")
+    assert asked == ("stop" if is_attached else "keep")
