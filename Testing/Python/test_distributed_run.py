@@ -126,7 +126,8 @@ def test_the_run_has_the_numbers_of_one_process(roads):
         assert curves[name] == [pytest.approx(each, abs=1e-3) for each in expected[name]], name
     for name in ("student", "teacher"):
         ours, theirs = (load_file(each.model / f"{name}.safetensors") for each in (shared, alone))
-        assert all(torch.allclose(ours[key], theirs[key], atol=1e-3) for key in ours)
+        # One process whose first weights are scaled by 1 + 2e-7 ends 1.2e-3 away: pseudo-labels have a tie here.
+        assert all(torch.allclose(ours[key], theirs[key], atol=5e-3) for key in ours)
     shared.verify_manifest()
     _, grid = read_annotation(shared.predictions / "preview" / "phantom_03.seg.nrrd", None, SCHEMA)
     assert grid.shape == (12, 24, 24)
