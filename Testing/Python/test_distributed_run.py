@@ -34,9 +34,10 @@ from SemiSupSegLib.training_settings import TrainingSettings
 pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 ITERATIONS = 10
+# Seed 1, since pseudo-labels of seed 0 have a tie: scaling the first weights by 1 + 2e-7 alone moves the last by 1.2e-3.
 SETTINGS = (
     "method=sp3", "device=cpu", "threads=1", f"iterations={ITERATIONS}", "validations=2", "plan.features=4,8",
-    "plan.patch=16,16,8", "plan.precision=float32", "schedule.unlabeled_start=0.3",
+    "plan.patch=16,16,8", "plan.precision=float32", "schedule.unlabeled_start=0.3", "seed=1",
 )  # fmt: skip
 
 
@@ -126,8 +127,7 @@ def test_the_run_has_the_numbers_of_one_process(roads):
         assert curves[name] == [pytest.approx(each, abs=1e-3) for each in expected[name]], name
     for name in ("student", "teacher"):
         ours, theirs = (load_file(each.model / f"{name}.safetensors") for each in (shared, alone))
-        # One process whose first weights are scaled by 1 + 2e-7 ends 1.2e-3 away: pseudo-labels have a tie here.
-        assert all(torch.allclose(ours[key], theirs[key], atol=5e-3) for key in ours)
+        assert all(torch.allclose(ours[key], theirs[key], atol=1e-3) for key in ours)
     shared.verify_manifest()
     _, grid = read_annotation(shared.predictions / "preview" / "phantom_03.seg.nrrd", None, SCHEMA)
     assert grid.shape == (12, 24, 24)
