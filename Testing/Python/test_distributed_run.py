@@ -34,7 +34,7 @@ from SemiSupSegLib.training_settings import TrainingSettings
 pytestmark = pytest.mark.usefixtures("threads_as_before")
 
 ITERATIONS = 10
-# Pseudo-labels of seed 0 have a tie: scaling the first weights by 1 + 2e-7 alone moves the last by 1.2e-3.
+# With seed 0 an activation lies at its kink in step 2: rounding changes the gradient by 3 % there, but not the loss.
 SETTINGS = (
     "method=sp3", "device=cpu", "threads=1", f"iterations={ITERATIONS}", "validations=2", "plan.features=4,8",
     "plan.patch=16,16,8", "plan.precision=float32", "schedule.unlabeled_start=0.3", "seed=1",
