@@ -1,4 +1,4 @@
-"""The files in a cohort's folder that hold what was painted."""
+"""The files in a cohort's folder that hold what was painted, and nodes that hold the same."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import slicer
 
 from ..cohort import AnnotationFile, Case, Cohort
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind
 from ..volume import Volume, read_geometry
-from .cohort_nodes import free_path, was_painted_here, write_cropped
+from .accepted_proposals import forget_accepted, note_accepted
+from .cohort_nodes import free_path, kind_of, was_painted_here, write_cropped
+from .nodes import CASE_ATTRIBUTE, geometry_of
+from .results import update_segmentation
+from .segments import read_annotation, uncropped
 
 
 class AnnotationFiles:
@@ -64,3 +69,25 @@ def annotation_on_disk(cohort: Cohort, case: Case, kind: AnnotationKind) -> np.n
     if case.proposals is None:
         return strokes
     return np.where(strokes == IGNORE, cohort.read_proposals(case), strokes)
+
+
+def is_on_disk(
+    cohort: Cohort, node: slicer.vtkMRMLSegmentationNode, volume_node: slicer.vtkMRMLScalarVolumeNode
+) -> bool:
+    """Whether an annotation node holds what its case's files do; raises `SemiSupSegError` if it holds no classes."""
+    case, kind = cohort.case(node.GetAttribute(CASE_ATTRIBUTE)), kind_of(node)
+    annotation = read_annotation(node, volume_node, cohort.schema, kind)
+    in_node = uncropped(annotation, geometry_of(volume_node), kind)
+    return np.array_equal(in_node, annotation_on_disk(cohort, case, kind))
+
+
+def show_file(
+    cohort: Cohort, node: slicer.vtkMRMLSegmentationNode, volume_node: slicer.vtkMRMLScalarVolumeNode
+) -> None:
+    """Let an annotation node hold what its case's files do."""
+    case, kind = cohort.case(node.GetAttribute(CASE_ATTRIBUTE)), kind_of(node)
+    on_disk, schema = annotation_on_disk(cohort, case, kind), cohort.schema
+    update_segmentation(node, on_disk, volume_node, schema, with_background=kind == "scribble", overwrite=True)
+    forget_accepted(node)
+    if kind == "scribble" and case.proposals is not None:
+        note_accepted(node, cohort.read_proposals(case), volume_node, schema)

@@ -19,8 +19,8 @@ from ..file_pairing import FileSource, image_files
 from ..labels import IGNORE, LabelSchema
 from ..segmentation_file import AnnotationKind
 from ..volume import Volume, check_image, read_geometry
-from .accepted_proposals import forget_accepted, note_accepted, split_annotation
-from .annotation_files import AnnotationFiles, annotation_on_disk
+from .accepted_proposals import forget_accepted, split_annotation
+from .annotation_files import AnnotationFiles, is_on_disk, show_file
 from .cohort_nodes import (
     EditWatcher,
     free_case_id,
@@ -33,9 +33,9 @@ from .cohort_nodes import (
     tagged_nodes,
     write_image,
 )
-from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, geometry_of, volume_of
+from .nodes import CASE_ATTRIBUTE, COHORT_ATTRIBUTE, KIND_ATTRIBUTE, volume_of
 from .results import update_segmentation
-from .segments import read_annotation, schema_from_segmentation, uncropped
+from .segments import read_annotation, schema_from_segmentation
 from .translation import tr as _
 
 LOADED_ATTRIBUTE = "SemiSupSeg.Loaded"
@@ -417,13 +417,8 @@ class CohortScene:
 
     def differs(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
         """Whether an annotation node holds something else than the cohort's files, or nothing that they can."""
-        kind = kind_of(node)
         try:
-            case = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE))
-            volume_node = self.image_node(case.id)
-            annotation = read_annotation(node, volume_node, self.cohort.schema, kind)
-            in_scene = uncropped(annotation, geometry_of(volume_node), kind)
-            return not np.array_equal(in_scene, annotation_on_disk(self.cohort, case, kind))
+            return not is_on_disk(self.cohort, node, self.image_node(node.GetAttribute(CASE_ATTRIBUTE)))
         except SemiSupSegError:
             return True
 
@@ -446,10 +441,10 @@ class CohortScene:
             self._keep(self.cohort.with_case(self._as_painted(self.cohort.case(case_id), node, volume_node, kind)))
             for shown in tagged_nodes(self.scene, self.path, case_id, kind):
                 if shown is not node and self.edits.is_watched(shown):  # what was at work when a scene was added
-                    self._show_file(shown, volume_node)
+                    show_file(self.cohort, shown, volume_node)
                     self.edits.watch(shown)
         else:
-            self._show_file(node, volume_node)
+            show_file(self.cohort, node, volume_node)
         self.edits.watch(node)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -486,21 +481,6 @@ class CohortScene:
 
     def _keep(self, cohort: Cohort) -> None:
         self.cohort = cohort.save(self.path)
-
-    def _show_file(self, node: slicer.vtkMRMLSegmentationNode, volume_node: slicer.vtkMRMLScalarVolumeNode) -> None:
-        """Let an annotation node hold what the cohort's files do."""
-        case, kind = self.cohort.case(node.GetAttribute(CASE_ATTRIBUTE)), kind_of(node)
-        update_segmentation(
-            node,
-            annotation_on_disk(self.cohort, case, kind),
-            volume_node,
-            self.cohort.schema,
-            with_background=kind == "scribble",
-            overwrite=True,
-        )
-        forget_accepted(node)
-        if kind == "scribble" and case.proposals is not None:
-            note_accepted(node, self.cohort.read_proposals(case), volume_node, self.cohort.schema)
 
 
 def _joined(known: Case | None, new: Case) -> Case | None:
