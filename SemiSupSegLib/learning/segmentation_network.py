@@ -205,7 +205,8 @@ class SegmentationNetwork(nn.Module):
         return maps[::-1]
 
     def _join(self, upsampled: Tensor, skip: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What a decoder's stage gets of the coarser map and the encoder's; each architecture has its own way."""
+        raise NotImplementedError(f"{type(self).__name__} doesn't say how it joins its maps")
 
     def _make_classifier(self, n_features: int) -> nn.Module:
         return CONVOLUTION[self.plan.dimensions](n_features, self.plan.n_classes, 1)

@@ -87,4 +87,4 @@ def test_it_wants_what_the_extension_installs(repository):
 
 
 if sys.platform == "win32":
-    pytestmark = pytest.mark.skip(reason="the fake Python is a shell script")
+    pytestmark = pytest.mark.skip(reason="the fake Python is a shell script, which Windows can't run")

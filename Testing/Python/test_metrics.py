@@ -62,7 +62,7 @@ def line(n):
 @settings(max_examples=150, deadline=None)
 @given(mask_pairs())
 def test_measures_agree_with_medpy(pair):
-    medpy = pytest.importorskip("medpy.metric.binary")
+    medpy = pytest.importorskip("medpy.metric.binary", reason="medpy, to compare with, isn't installed")
     prediction, truth, spacing = pair
     for ours, theirs in zip(OVERLAPS, (medpy.dc, medpy.jc, medpy.precision, medpy.recall), strict=True):
         assert ours(prediction, truth) == pytest.approx(theirs(prediction, truth), abs=1e-6)
