@@ -18,9 +18,6 @@ class SP3Settings(Settings):
     conflict: str = setting("keep", "A superpixel with strokes of several classes", choices=("keep", "majority"))
     purity: float = setting(0.9, "Share of one class that 'majority' asks for", minimum=0.5, maximum=1)
     expansion_weight: float = setting(0.5, "Weight of the loss on expanded scribbles", minimum=0, maximum=10)
-    far_background: bool = setting(
-        True, "What lies beyond strokes of background counts as background, once every class is known to be one piece"
-    )
     class_balance: float = setting(
         0.4,
         "In the cross-entropy on expanded scribbles and pseudo-labels: 0 all voxels count alike, 1 all classes",

@@ -111,6 +111,12 @@ class TrainingSettings(Settings):
         "Keep one component, the largest or the one where the class was painted, of: auto (classes that dense labels, "
         "or else the strokes, show as one piece), on (all), off, or classes by name, separated by commas",
     )
+    far_background: str = setting(
+        "auto",
+        "What lies beyond strokes of background counts as background, once every class is known to be one piece; auto: "
+        "for methods that learn from what nobody annotated",
+        choices=("auto", "on", "off"),
+    )
     validations: int = setting(10, "How often validation cases are predicted in a run", minimum=0, maximum=1000)
     held_out_strokes: bool = setting(
         False, "Without validation cases, keep a stroke a class and case out of training and measure agreement with it"

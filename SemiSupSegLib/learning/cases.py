@@ -39,7 +39,8 @@ class TrainingCase:
     superpixels : torch.Tensor or None
         Superpixel ids, int32, for methods that use them.
     expanded : torch.Tensor or None
-        Annotation expanded over superpixels, uint8, for methods that use it; `BEYOND` far from the object.
+        The annotation and what follows from it, uint8, for methods that use that: `BEYOND` far from the object, and,
+        for methods with superpixels, classes of superpixels with strokes. None where nothing follows.
     accepted : torch.Tensor or None
         Where the annotation is what people accepted without painting it, bool; None where they painted all of it.
     is_dense : bool

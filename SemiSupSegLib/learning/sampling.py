@@ -65,7 +65,7 @@ class Batch:
     superpixels : torch.Tensor or None
         ``(B, *spatial)`` int32, `NO_SUPERPIXEL` outside the image.
     expanded : torch.Tensor or None
-        ``(B, *spatial)`` uint8: annotation expanded over superpixels; `BEYOND` far from the object.
+        ``(B, *spatial)`` uint8: annotation and what follows from it, see `TrainingCase`; None where nothing does.
     """
 
     image: Tensor
@@ -78,8 +78,13 @@ class Batch:
 
     def joined(self, other: Batch) -> Batch:
         """Both batches as one, this one first."""
-        pairs = [(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)]
-        return Batch(*(None if first is None else torch.cat([first, second]) for first, second in pairs))
+        batches = (self, other)
+        superpixels = None if self.superpixels is None else torch.cat([each.superpixels for each in batches])
+        image, annotation = (torch.cat([getattr(each, name) for each in batches]) for name in ("image", "annotation"))
+        expanded = None
+        if any(each.expanded is not None for each in batches):
+            expanded = torch.cat([each.annotation if each.expanded is None else each.expanded for each in batches])
+        return Batch(image, annotation, superpixels, expanded)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
@@ -144,11 +149,14 @@ def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_sha
     their edge (a step to black there would be an edge to learn), annotations with 255 and superpixels with
     `NO_SUPERPIXEL`. A patch of one slice comes out 2D.
     """
-    columns = [_cut(cases[patch.case], patch, tuple(patch_shape)) for patch in patches]
-    image, annotation, superpixels, expanded = (
-        None if any(each is None for each in column) else torch.stack(column) for column in zip(*columns, strict=True)
-    )
-    image = image.unsqueeze(1)
+    cut = [_cut(cases[patch.case], patch, tuple(patch_shape)) for patch in patches]
+    images, annotations, ids, expansions = zip(*cut, strict=True)
+    image, annotation = torch.stack(images).unsqueeze(1), torch.stack(annotations)
+    superpixels = None if any(each is None for each in ids) else torch.stack(ids)
+    expanded = None
+    if any(each.expanded is not None for each in cases):  # of all, so that each of several processes has it or none
+        pairs = zip(annotations, expansions, strict=True)
+        expanded = torch.stack([plain if more is None else more for plain, more in pairs])
     if patch_shape[0] == 1:
         image = image.squeeze(2)
         annotation, superpixels, expanded = (
@@ -168,10 +176,7 @@ def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple
     is_aligned = patch.is_aligned(shape)
     image = case.image.reshape(-1)[index].float() if is_aligned else _interpolated(case, patch, coordinates)
     superpixels = None if case.superpixels is None else _taken(case.superpixels, index, inside, NO_SUPERPIXEL)
-    if case.superpixels is None:
-        expanded = None
-    else:
-        expanded = labels if case.expanded is None else _taken(case.expanded, index, inside, IGNORE)
+    expanded = None if case.expanded is None else _taken(case.expanded, index, inside, IGNORE)
     return image, labels, superpixels, expanded
 
 

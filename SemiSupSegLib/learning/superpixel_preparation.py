@@ -1,4 +1,4 @@
-"""Superpixels of training cases and annotations expanded over them, for methods that use them."""
+"""Superpixels of training cases, and what they say about what nobody annotated."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ import numpy as np
 import torch
 
 from ..labels import BEYOND, IGNORE
-from ..method_settings import SP3Settings
 from ..propagation import propagate
 from ..superpixels import SuperpixelSettings, cached_superpixels
 from ..surroundings import beyond_background
+from ..training_settings import TrainingSettings
 from .cases import TrainingCase
+from .methods import METHODS
 from .plan import Plan
 
 
 class SuperpixelPreparation:
-    """Gives cases their superpixels, from a cache where they have been made before.
+    """Gives cases what a method needs of superpixels, which come from a cache where they have been made before.
 
     Parameters
     ----------
-    options : SP3Settings
-        Size, compactness, and what becomes of superpixels with strokes of several classes.
+    settings : TrainingSettings
+        The method, and size and compactness of superpixels.
     plan : Plan
         Its dimensions say whether superpixels lie within slices; its classes, what a scan may hold.
     cache : pathlib.Path
         Where superpixels are kept from run to run.
     """
 
-    def __init__(self, options: SP3Settings, plan: Plan, cache: Path):
-        self.options = options
+    def __init__(self, settings: TrainingSettings, plan: Plan, cache: Path):
+        method = METHODS[settings.method]
+        self.uses_superpixels = method.uses_superpixels
+        self.looks_beyond = method.looks_beyond(settings)
+        self.options = settings.sp3
         self.n_classes = plan.n_classes
         self.cache = cache
         self.settings = SuperpixelSettings(
-            size_mm=options.superpixel_size, compactness=options.compactness, dimensions=plan.dimensions
+            size_mm=self.options.superpixel_size, compactness=self.options.compactness, dimensions=plan.dimensions
         )
 
-    def prepare(self, case: TrainingCase) -> None:
-        """Add superpixels, and the expanded annotation where there is one."""
-        ids = cached_superpixels(self.cache, case.image.cpu().numpy(), case.geometry.spacing, self.settings)
-        case.superpixels = torch.from_numpy(ids).to(case.image.device)
-        self.expand(case)
+    def is_needed(self, case: TrainingCase) -> bool:
+        """Whether the method wants anything of a case's superpixels."""
+        return self.uses_superpixels or self._has_surroundings(case)
 
-    def expand(self, case: TrainingCase, accepted: np.ndarray | None = None) -> None:
-        """Expand a case's annotation anew, after it was changed.
+    def prepare(self, case: TrainingCase, accepted: np.ndarray | None = None) -> None:
+        """Add superpixels and what follows from the annotation, anew after it was changed.
 
         Parameters
         ----------
@@ -52,17 +54,31 @@ class SuperpixelPreparation:
             Proposals that people accepted, 255 where there are none: they count where strokes say nothing.
         """
         case.expanded = None
-        if case.annotation is None or case.superpixels is None:
+        if not self.is_needed(case):
             return
-        annotation, ids = case.annotation.cpu().numpy(), case.superpixels.cpu().numpy()
-        expanded = propagate(annotation, ids, conflict=self.options.conflict, purity=self.options.purity)
+        ids = self._superpixels(case)
+        if case.annotation is None:
+            return
+        annotation = case.annotation.cpu().numpy()
+        expanded = annotation.copy()
+        if self.uses_superpixels:
+            expanded = propagate(annotation, ids, conflict=self.options.conflict, purity=self.options.purity)
         if accepted is not None:
             annotation, expanded = (np.where(each == IGNORE, accepted, each) for each in (annotation, expanded))
-        if self.options.far_background and not case.is_dense and self._shows_every_class(case):
+        if self._has_surroundings(case):
             image = case.image.cpu().numpy()
             expanded[beyond_background(image, annotation, ids, case.geometry.spacing) & (expanded == IGNORE)] = BEYOND
         case.expanded = torch.from_numpy(expanded).to(case.image.device)
 
-    def _shows_every_class(self, case: TrainingCase) -> bool:
-        """Whether each class has a stroke: one without may lie anywhere."""
-        return all(label in case.voxels for label in range(self.n_classes))
+    def _superpixels(self, case: TrainingCase) -> np.ndarray:
+        """A case's superpixels, which it keeps for methods that use them."""
+        if case.superpixels is not None:
+            return case.superpixels.cpu().numpy()
+        ids = cached_superpixels(self.cache, case.image.cpu().numpy(), case.geometry.spacing, self.settings)
+        if self.uses_superpixels:
+            case.superpixels = torch.from_numpy(ids).to(case.image.device)
+        return ids
+
+    def _has_surroundings(self, case: TrainingCase) -> bool:
+        """Whether strokes may tell what lies beyond them: where a class has none, it may lie anywhere."""
+        return self.looks_beyond and not case.is_dense and all(label in case.voxels for label in range(self.n_classes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..cohort import Cohort, Role
@@ -53,7 +54,7 @@ class TrainingData:
         In the cohort's order.
     held_out : HeldOutStrokes or None
         Strokes that are measured instead of validation cases, where settings ask for it.
-    superpixels : SuperpixelPreparation or None
+    superpixels : SuperpixelPreparation
         For methods that use them.
     """
 
@@ -87,14 +88,11 @@ class TrainingData:
             self.held_out = HeldOutStrokes(settings.seed, held_out_file(run_folder))
             for case in self.cases:
                 self.held_out.take(case)
-        self.superpixels: SuperpixelPreparation | None = None
-        if method.uses_superpixels:
-            self.superpixels = SuperpixelPreparation(settings.sp3, plan, folder)
-            for index, case in enumerate(self.cases):
+        self.superpixels = SuperpixelPreparation(settings, plan, folder)
+        for index, case in enumerate(self.cases):
+            if self.superpixels.is_needed(case):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
-                self.superpixels.prepare(case)
-        for case in self.cases:
-            self._take_proposals(case)
+            self._complete(case)
 
     @property
     def dense_cases(self) -> list[TrainingCase]:
@@ -129,10 +127,8 @@ class TrainingData:
             case.annotate(labels, is_dense=is_dense)
             if self.held_out is not None:
                 self.held_out.take(case)
-            if self.superpixels is not None:
-                self.superpixels.expand(case)
             self.cohort = cohort
-            self._take_proposals(case)
+            self._complete(case)
         self.cohort = cohort
 
     def move_to(self, device: torch.device) -> None:
@@ -140,28 +136,32 @@ class TrainingData:
         for case in (*self.cases, *self.validation):
             case.move_to(device)
 
-    def _take_proposals(self, case: TrainingCase) -> None:
-        """Proposals that people accepted count as expanded scribbles where a method has those, else as annotation."""
-        if case.annotation is None or case.is_dense:
-            return
-        proposals = read_proposals(self.cohort, self.cohort.case(case.id), case.geometry)
-        if proposals is None:
-            return
-        if self.held_out is not None:
-            proposals = self.held_out.withhold(case.id, proposals)
-        if self.superpixels is None:
+    def _complete(self, case: TrainingCase) -> None:
+        """Add what isn't painted: accepted proposals, superpixels, and what follows from them.
+
+        Proposals count as expanded scribbles where a method has those, else as annotation.
+        """
+        proposals = self._proposals(case)
+        if proposals is not None and not self.superpixels.uses_superpixels:
             case.accept(proposals)
-        else:
-            self.superpixels.expand(case, proposals)
+            proposals = None
+        self.superpixels.prepare(case, proposals)
+
+    def _proposals(self, case: TrainingCase) -> np.ndarray | None:
+        """What people accepted on a scribbled case, as far as it isn't held out."""
+        if case.annotation is None or case.is_dense:
+            return None
+        proposals = read_proposals(self.cohort, self.cohort.case(case.id), case.geometry)
+        if proposals is None or self.held_out is None:
+            return proposals
+        return self.held_out.withhold(case.id, proposals)
 
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:
         """Take in a case at its place in the cohort's order, as a resumed training has it."""
         if self.held_out is not None:
             self.held_out.take(case)
-        if self.superpixels is not None:
-            self.superpixels.prepare(case)
         self.cohort = cohort
-        self._take_proposals(case)
+        self._complete(case)
         order = {each.id: index for index, each in enumerate(cohort.cases)}
         self.cases = sorted([*self.cases, case], key=lambda each: order.get(each.id, len(order)))
 

@@ -30,7 +30,7 @@ FULL = "full"
 SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
     "sp3": {
         "without expansion": ("sp3.expansion_weight=0",),
-        "surroundings unknown": ("sp3.far_background=false",),
+        "surroundings unknown": ("far_background=off",),
         "classes not balanced": ("sp3.class_balance=0",),
         "without pseudo-labels": ("sp3.pseudo_weight=0",),
         "pseudo-labels of voxels": ("sp3.refinement=false", "sp3.uncertainty_weights=false"),
@@ -43,6 +43,7 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "sgrs": {
         "plain view unchanged": ("sgrs.strong_view=false",),
+        "surroundings unknown": ("far_background=off",),
         "without mixing": ("sgrs.mixing=false",),
         "without regions": ("sgrs.regions=false",),
         "consistent region only": ("sgrs.inconsistent_region=false",),
@@ -57,6 +58,7 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "L_UA only": ("embedding_matching.matching_loss=false", "embedding_matching.entropy_loss=false"),
         "L_UA and L_NN": ("embedding_matching.entropy_loss=false",),
         "L_UA and L_EN": ("embedding_matching.matching_loss=false",),
+        "surroundings unknown": ("far_background=off",),
         "cosine, maximum": ("embedding_matching.reduce=max",),
         "Euclidean, mean": ("embedding_matching.kernel=euclidean",),
         "Euclidean, maximum": ("embedding_matching.kernel=euclidean", "embedding_matching.reduce=max"),
@@ -71,11 +73,13 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "mean_teacher": {
         "without consistency": ("mean_teacher.weight=0",),
+        "surroundings unknown": ("far_background=off",),
         "without noise": ("mean_teacher.noise=0",),
         "teacher without dropout": ("mean_teacher.teacher_dropout=false",),
     },
     "ua_mt": {
         "without consistency": ("ua_mt.weight=0",),
+        "surroundings unknown": ("far_background=off",),
         "one pass": ("ua_mt.passes=1",),
         "without noise": ("ua_mt.noise=0",),
     },

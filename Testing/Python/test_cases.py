@@ -184,7 +184,7 @@ def test_a_label_elsewhere_than_its_image_says_so(tmp_path):
 def test_superpixels_are_prepared_once_and_strokes_expanded_over_them(tmp_path):
     case = load_case(Cohort(SCHEMA, ()), a_case(tmp_path, "a", scribbled=True), tiny_plan(), CPU)
     for _ in range(2):
-        options = SP3Settings(superpixel_size=3.0, far_background=False)
+        options = TrainingSettings(sp3=SP3Settings(superpixel_size=3.0), far_background="off")
         SuperpixelPreparation(options, tiny_plan(), tmp_path / "cache").prepare(case)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
     expected = propagate(case.annotation.numpy(), case.superpixels.numpy())
@@ -194,7 +194,7 @@ def test_superpixels_are_prepared_once_and_strokes_expanded_over_them(tmp_path):
 
 def test_superpixels_of_a_flat_plan_stay_within_slices(tmp_path):
     case = load_case(Cohort(SCHEMA, ()), a_case(tmp_path, "a", scribbled=True), tiny_plan(), CPU)
-    SuperpixelPreparation(SP3Settings(), tiny_plan(dimensions=2), tmp_path).prepare(case)
+    SuperpixelPreparation(TrainingSettings(), tiny_plan(dimensions=2), tmp_path).prepare(case)
     ids = [set(np.unique(each)) for each in case.superpixels.numpy()]
     assert not ids[0] & ids[1]
 

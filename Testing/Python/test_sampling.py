@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -205,8 +207,8 @@ def test_cases_without_annotation_or_superpixels_give_nothing():
     assert (batch.annotation == IGNORE).all()
     assert batch.superpixels is None
     assert batch.expanded is None
-    plain.superpixels = torch.zeros(4, 4, 4, dtype=torch.int32)
-    assert (cut_batch([plain], [patch_at((0, 0, 0), (2, 2, 2))], (2, 2, 2)).expanded == IGNORE).all()
+    other = TrainingCase("other", Geometry((4, 4, 4)), image, expanded=torch.zeros(4, 4, 4, dtype=torch.uint8))
+    assert (cut_batch([plain, other], [patch_at((0, 0, 0), (2, 2, 2))], (2, 2, 2)).expanded == IGNORE).all()
 
 
 # Where patches lie ----------------------------------------------------------------------------------------------------
@@ -271,4 +273,7 @@ def test_joined_batches_hold_the_first_one_first():
     assert len(joined) == 2
     assert torch.equal(joined.annotation[1], second.annotation[0])
     assert joined.to(torch.device("cpu")).superpixels.shape == (2, 2, 2, 2)
-    assert Batch(first.image, first.annotation).joined(Batch(second.image, second.annotation)).superpixels is None
+    plain = Batch(second.image, second.annotation)
+    assert Batch(first.image, first.annotation).joined(plain).superpixels is None
+    assert Batch(first.image, first.annotation).joined(plain).expanded is None
+    assert torch.equal(replace(first, superpixels=None).joined(plain).expanded[1], second.annotation[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,13 +12,10 @@ from method_steps import SEEDS, make_bench, probabilities
 from tiny_problem import draw_case, scribbled, tiny_plan, tiny_settings, train_tiny
 
 from SemiSupSegLib.labels import BEYOND, IGNORE
-from SemiSupSegLib.learning.cases import TrainingCase
 from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
 from SemiSupSegLib.learning.methods.sp3 import SP3, DynamicThreshold, Superpixels, largest_components
-from SemiSupSegLib.learning.superpixel_preparation import SuperpixelPreparation
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
-from SemiSupSegLib.volume import Geometry
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -236,50 +232,13 @@ def test_what_lies_beyond_background_is_background_only_where_every_class_is_one
     assert losses[0] == losses[1]
 
 
-def test_only_where_strokes_show_every_class_and_background_something_lies_beyond(tmp_path):
-    case = draw_case(0)
-    strokes = scribbled(case.truth, 0)
-    only_foreground = np.where(strokes == 1, strokes, IGNORE).astype(np.uint8)
-    for annotation, n_classes, far, expected in (
-        (strokes, 2, True, True),
-        (strokes, 2, False, False),
-        (strokes, 3, True, False),
-        (only_foreground, 2, True, False),
-        (case.truth, 2, True, False),
-    ):
-        training_case = TrainingCase("a", Geometry(case.image.shape), torch.from_numpy(case.image).half())
-        training_case.annotate(annotation, is_dense=annotation is case.truth)
-        preparation = SuperpixelPreparation(SP3Settings(far_background=far), tiny_plan(n_classes), tmp_path)
-        preparation.prepare(training_case)
-        beyond = (training_case.expanded == BEYOND).numpy()
-        assert beyond.any() == expected
-        assert not beyond[annotation != IGNORE].any()
-
-
-def test_what_people_accepted_is_not_beyond_and_the_object_reaches_there(tmp_path):
-    case = draw_case(0)
-    training_case = TrainingCase("a", Geometry(case.image.shape), torch.from_numpy(case.image).half())
-    training_case.annotate(scribbled(case.truth, 0))
-    preparation = SuperpixelPreparation(SP3Settings(), tiny_plan(), tmp_path)
-    preparation.prepare(training_case)
-    before = training_case.expanded.clone()
-    places = (before == BEYOND).nonzero()
-    accepted = np.full(case.truth.shape, IGNORE, np.uint8)
-    accepted[tuple(places[len(places) // 2])] = 1
-    preparation.expand(training_case, accepted)
-    after = training_case.expanded
-    assert after[tuple(places[len(places) // 2])] == 1
-    assert 0 < (after == BEYOND).sum() < (before == BEYOND).sum() - 1
-    assert torch.equal(after[before < BEYOND], before[before < BEYOND])
-
-
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
         ((), 0.06),
-        (("sp3.far_background=false",), 0.3),
+        (("far_background=off",), 0.3),
         (("largest_component=off",), 0.3),
-        (("sp3.far_background=false", "schedule.unlabeled_start=0.1"), 0.1),
+        (("far_background=off", "schedule.unlabeled_start=0.1"), 0.1),
     ],
 )
 def test_pseudo_labels_start_early_only_where_surroundings_may_be_known(changes, start):

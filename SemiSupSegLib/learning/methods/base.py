@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...labels import BEYOND
 from ...training_settings import TrainingSettings
-from ..losses import partial_loss, ramp_sigmoid
+from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
 from ..plan import Plan
 from ..sampling import Batch
+
+_FAR_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Method:
         self.one_piece = plan.largest_component
         """Classes that are one piece, as far as is known by now."""
 
+    @classmethod
+    def looks_beyond(cls, settings: TrainingSettings) -> bool:
+        """Whether it is asked what lies beyond strokes of background, which tells where every class is one piece."""
+        is_wanted = cls.uses_unlabeled if settings.far_background == "auto" else settings.far_background == "on"
+        return is_wanted and settings.largest_component != "off"
+
     @property
     def unlabeled_start(self) -> float:
         """Share of the training after which the unlabeled branch joins."""
@@ -144,8 +153,21 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no training step")
 
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy and Dice on annotated voxels, a case at a time: the supervised loss of every method."""
-        return partial_loss(logits, batch.annotation).value
+        """Cross-entropy and Dice on annotated voxels, a case at a time: the supervised loss of every method.
+
+        And half the mean cross-entropy of what lies beyond the strokes of background, where that is known.
+        """
+        loss = partial_loss(logits, batch.annotation).value
+        if batch.expanded is None or not self.beyond_is_background:
+            return loss
+        is_far = batch.expanded == BEYOND
+        background = torch.zeros_like(batch.expanded)
+        return loss + _FAR_WEIGHT * weighted_cross_entropy(logits, background, is_far).value
+
+    @property
+    def beyond_is_background(self) -> bool:
+        """Whether every class is one piece: then nothing is left to be found beyond the strokes of background."""
+        return len(self.one_piece) == self.plan.n_classes - 1
 
     @torch.no_grad()
     def update_teacher(self, student: nn.Module, teacher: nn.Module, decay: float, iteration: int) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...labels import BEYOND, IGNORE
 from ...method_settings import SP3Settings
 from ...training_settings import TrainingSettings
-from ..losses import class_balanced, weighted_cross_entropy, weighted_dice, winners
+from ..losses import class_balanced, partial_loss, weighted_cross_entropy, weighted_dice, winners
 from ..plan import Plan
 from ..sampling import Batch
 from ..supervoxels import superpixel_mean
@@ -128,7 +128,7 @@ class SP3(Method):
     @property
     def unlabeled_start(self) -> float:
         chosen = self.settings.schedule.unlabeled_start
-        if chosen is None and not (self.options.far_background and self.settings.largest_component != "off"):
+        if chosen is None and not self.looks_beyond(self.settings):
             return self.late_start
         return super().unlabeled_start
 
@@ -153,7 +153,7 @@ class SP3(Method):
 
     def _annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """L_scr + l_e L_exp."""
-        scribbled = self.supervised(logits, batch)
+        scribbled = partial_loss(logits, batch.annotation).value
         if self.options.expansion_weight == 0:
             return Losses(scribbled, {"supervised": scribbled})
         labels = self.expanded(batch)
@@ -163,13 +163,9 @@ class SP3(Method):
         return Losses(total, {"supervised": scribbled, "expanded": expanded})
 
     def expanded(self, batch: Batch) -> Tensor:
-        """The expanded scribbles of a batch, ``(B, *spatial)`` uint8.
-
-        What lies beyond the strokes of background is background where every class is one piece: then nothing is left
-        to be found out there.
-        """
-        nothing_else = len(self.one_piece) == self.plan.n_classes - 1
-        return batch.expanded.masked_fill(batch.expanded == BEYOND, 0 if nothing_else else IGNORE)
+        """The expanded scribbles of a batch, ``(B, *spatial)`` uint8."""
+        beyond = 0 if self.beyond_is_background else IGNORE
+        return batch.expanded.masked_fill(batch.expanded == BEYOND, beyond)
 
     @torch.no_grad()
     def pseudo_labels(

@@ -1,0 +1,108 @@
+"""What lies beyond strokes of background in training: which cases know it, and what each method makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from method_steps import make_bench
+from tiny_problem import draw_case, scribbled, tiny_plan, tiny_settings
+
+from SemiSupSegLib.labels import BEYOND, IGNORE
+from SemiSupSegLib.learning.cases import TrainingCase
+from SemiSupSegLib.learning.losses import cross_entropy_map, partial_loss
+from SemiSupSegLib.learning.methods import METHODS
+from SemiSupSegLib.learning.superpixel_preparation import SuperpixelPreparation
+from SemiSupSegLib.volume import Geometry
+
+WITHOUT_SUPERPIXELS = ("sgrs", "embedding_matching", "mean_teacher", "ua_mt", "partial")
+
+
+def a_case(annotation: np.ndarray, is_dense: bool = False) -> TrainingCase:
+    image = draw_case(0).image
+    case = TrainingCase("a", Geometry(image.shape), torch.from_numpy(image).half())
+    case.annotate(annotation, is_dense=is_dense)
+    return case
+
+
+def prepared(case: TrainingCase, folder, method: str, *changes: str, n_classes: int = 2, accepted=None) -> TrainingCase:
+    settings = tiny_settings(method, 0, changes)
+    SuperpixelPreparation(settings, tiny_plan(n_classes), folder).prepare(case, accepted)
+    return case
+
+
+@pytest.mark.parametrize("method", ["sp3", "sgrs"])
+def test_only_where_strokes_show_every_class_something_lies_beyond(method, tmp_path):
+    truth = draw_case(0).truth
+    strokes = scribbled(truth, 0)
+    only_foreground = np.where(strokes == 1, strokes, IGNORE).astype(np.uint8)
+    for annotation, n_classes, changes, expected in (
+        (strokes, 2, (), True),
+        (strokes, 2, ("far_background=off",), False),
+        (strokes, 2, ("largest_component=off",), False),
+        (strokes, 3, (), False),
+        (only_foreground, 2, (), False),
+        (truth, 2, (), False),
+    ):
+        case = prepared(a_case(annotation, annotation is truth), tmp_path, method, *changes, n_classes=n_classes)
+        if method == "sgrs" and not expected:
+            assert case.expanded is None
+            continue
+        beyond = (case.expanded == BEYOND).numpy()
+        assert beyond.any() == expected
+        assert not beyond[annotation != IGNORE].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_default_methods_ask_that_learn_from_what_nobody_annotated(method):
+    asks = METHODS[method].looks_beyond
+    assert asks(tiny_settings(method)) == (method not in ("partial", "supervised"))
+    assert asks(tiny_settings(method, 0, ("far_background=on",)))
+    assert not asks(tiny_settings(method, 0, ("far_background=off",)))
+
+
+def test_a_method_without_superpixels_learns_what_lies_beyond_and_nothing_else(tmp_path):
+    strokes = scribbled(draw_case(0).truth, 0)
+    with_superpixels, without = (prepared(a_case(strokes), tmp_path, method) for method in ("sp3", "sgrs"))
+    assert without.superpixels is None
+    beyond = without.expanded == BEYOND
+    assert torch.equal(beyond, with_superpixels.expanded == BEYOND)
+    assert torch.equal(without.expanded[~beyond], without.annotation[~beyond])
+
+
+@pytest.mark.parametrize("method", ["sp3", "sgrs"])
+def test_what_people_accepted_is_not_beyond_and_the_object_reaches_there(method, tmp_path):
+    case = prepared(a_case(scribbled(draw_case(0).truth, 0)), tmp_path, method)
+    before = case.expanded.clone()
+    places = (before == BEYOND).nonzero()
+    place = tuple(places[len(places) // 2])
+    accepted = np.full(case.shape, IGNORE, np.uint8)
+    accepted[place] = 1
+    if method == "sgrs":
+        case.accept(accepted)
+        accepted = None
+    after = prepared(case, tmp_path, method, accepted=accepted).expanded
+    assert after[place] == 1
+    assert 0 < (after == BEYOND).sum() < (before == BEYOND).sum() - 1
+    assert torch.equal(after[before < BEYOND], before[before < BEYOND])
+
+
+@pytest.mark.parametrize("method", WITHOUT_SUPERPIXELS)
+@pytest.mark.parametrize(("one_piece", "is_known"), [((), False), ((1,), False), ((1, 2), True)])
+def test_beyond_strokes_of_background_the_loss_asks_for_background(method, one_piece, is_known):
+    bench = make_bench(method, scribbled=True, n_classes=3, one_piece=one_piece)
+    annotation = bench.step.labeled.annotation
+    expanded = annotation.clone()
+    expanded[:, 4:][annotation[:, 4:] == IGNORE] = BEYOND
+    batch = dataclasses.replace(bench.step.labeled, expanded=expanded)
+    logits = bench.student(batch.image)
+    plain = partial_loss(logits, annotation).value
+    beyond = expanded == BEYOND
+    far = cross_entropy_map(logits, torch.zeros_like(annotation))[beyond].mean()
+    torch.testing.assert_close(bench.method.supervised(logits, batch), plain + 0.5 * far if is_known else plain)
+    without = dataclasses.replace(batch, expanded=None)
+    torch.testing.assert_close(bench.method.supervised(logits, without), plain)
+    bench.step.labeled = batch
+    assert (bench.losses().total != make_bench(method, scribbled=True, n_classes=3).losses().total) == is_known
