@@ -24,6 +24,7 @@ from SemiSupSegLib.volume import Geometry, Volume
 from .measure import REPETITIONS, alternate, threads
 from .rows import Options, Row, attempt
 
+_WINDOW = 16  # voxels along each axis
 AIM = 0.9  # of linear growth: a tenth is left to caches and noise
 _PEER = "linear growth"
 
@@ -38,6 +39,7 @@ class Curve:
     against: str
     sizes: Sequence[float]
     prepare: Callable[[Any], Work]
+    note: str = ""
 
     def row(self) -> Row:
         """Every size's median, all sizes in turns."""
@@ -52,6 +54,7 @@ class Curve:
             self.sizes[-1] / self.sizes[0],
             unit="x",
             aim=AIM,
+            note=self.note,
             values={"work": self.work, "against": self.against, "sizes": list(self.sizes), "seconds": seconds},
         )
 
@@ -70,7 +73,9 @@ def _curves(options: Options, folder: Path) -> Iterator[Curve]:
     voxels = [edge**3 for edge in edges]
     yield Curve("supervoxels", "voxels", voxels, lambda size: _supervoxels(size, options.seed))
     yield Curve("preview after a stroke", "voxels", voxels, lambda size: _stroke(size, options.seed))
-    yield Curve("prediction", "voxels", voxels, lambda size: _prediction(size, 2, options.seed))
+    windows = [(-(-edge // (_WINDOW // 2)) - 1) ** 3 for edge in edges]
+    note = f"{windows[-1] / windows[0]:.1f} times as many windows, since those at the border overlap on one side only"
+    yield Curve("prediction", "voxels", voxels, lambda size: _prediction(size, 2, options.seed), note)
 
     counts = options.pick((4, 8, 16, 32), (4, 8, 16), (4, 8))
     shape = options.pick((48, 64, 64), (32, 48, 48), (16, 24, 24))
@@ -130,7 +135,7 @@ def _prediction(voxels: float, n_classes: int, seed: int) -> Work:
 
     torch.manual_seed(seed)
     shape = _cube(voxels)
-    plan = _plan(n_classes, (16, 16, 16))
+    plan = _plan(n_classes, (_WINDOW,) * 3)
     predictor = Predictor(build_planned_network(plan).eval(), plan, torch.device("cpu"))
     image = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     volume = Volume(image, Geometry(shape[::-1], (1.0, 1.0, 1.0)))
