@@ -221,7 +221,7 @@ def _prepared(options: Options, folder: Path) -> _Task:
     case.annotate(labels, is_dense=True)
     torch.set_num_threads(options.threads)
     patch = options.pick((64, 64, 32), (64, 64, 32), (16, 16, 8))
-    settings = TrainingSettings(method="supervised", seed=options.seed, iterations=options.pick(300, 150, 60))
+    settings = TrainingSettings(method="supervised", seed=options.seed, iterations=options.pick(600, 600, 60))
     small = type(plan)(**{**plan.__dict__, "patch": patch, "precision": "bfloat16"})
     trainer = Trainer(settings, small, torch.device(options.device), [case], settings.iterations)
     for _ in range(settings.iterations):
