@@ -12,7 +12,7 @@ IGNORE = 255
 """Value of a voxel that nobody annotated, in scribbles and labels held in memory (uint8)."""
 
 BEYOND = 254
-"""Value, among what follows from an annotation, of what is background if every class is one piece."""
+"""Value of voxels beyond the strokes of background: they are background if every class is one piece."""
 
 MAXIMUM_CLASSES = 253
 """Class indices are uint8, and the values above mean no class."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from .errors import SettingsError
 from .method_settings import (
@@ -114,7 +116,7 @@ class TrainingSettings(Settings):
     far_background: str = setting(
         "auto",
         "What lies beyond strokes of background counts as background, once every class is known to be one piece; auto: "
-        "for methods that learn from what nobody annotated",
+        "for all methods but partial and supervised",
         choices=("auto", "on", "off"),
     )
     validations: int = setting(10, "How often validation cases are predicted in a run", minimum=0, maximum=1000)
@@ -140,6 +142,21 @@ class TrainingSettings(Settings):
         super().__post_init__()
         if self.minutes is not None and self.iterations is not None:
             raise SettingsError("Both minutes and iterations are given.", "Give one of them.")
+        if self.far_background == "on" and self.largest_component == "off":
+            raise SettingsError(
+                "far_background=on wants to know which classes are one piece, and largest_component=off says none.",
+                "Change one of them.",
+            )
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Self:
+        """Settings from JSON values, also from a version whose only method to look beyond strokes was SP3."""
+        sp3 = body.get("sp3") if isinstance(body, Mapping) else None
+        if not isinstance(sp3, Mapping) or "far_background" not in sp3:
+            return super().from_json(body)
+        wish = "auto" if sp3["far_background"] else "off"
+        others = {key: value for key, value in sp3.items() if key != "far_background"}
+        return super().from_json({"far_background": wish, **body, "sp3": others})
 
     @property
     def budget_minutes(self) -> float | None:

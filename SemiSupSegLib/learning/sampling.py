@@ -78,12 +78,13 @@ class Batch:
 
     def joined(self, other: Batch) -> Batch:
         """Both batches as one, this one first."""
-        batches = (self, other)
-        superpixels = None if self.superpixels is None else torch.cat([each.superpixels for each in batches])
-        image, annotation = (torch.cat([getattr(each, name) for each in batches]) for name in ("image", "annotation"))
+        image = torch.cat([self.image, other.image])
+        annotation = torch.cat([self.annotation, other.annotation])
+        superpixels = None if self.superpixels is None else torch.cat([self.superpixels, other.superpixels])
         expanded = None
-        if any(each.expanded is not None for each in batches):
-            expanded = torch.cat([each.annotation if each.expanded is None else each.expanded for each in batches])
+        if self.expanded is not None or other.expanded is not None:
+            pairs = ((each.annotation, each.expanded) for each in (self, other))
+            expanded = torch.cat([plain if more is None else more for plain, more in pairs])
         return Batch(image, annotation, superpixels, expanded)
 
     def to(self, device: torch.device) -> Batch:
@@ -154,7 +155,7 @@ def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_sha
     image, annotation = torch.stack(images).unsqueeze(1), torch.stack(annotations)
     superpixels = None if any(each is None for each in ids) else torch.stack(ids)
     expanded = None
-    if any(each.expanded is not None for each in cases):  # of all, so that each of several processes has it or none
+    if any(each is not None for each in expansions):
         pairs = zip(annotations, expansions, strict=True)
         expanded = torch.stack([plain if more is None else more for plain, more in pairs])
     if patch_shape[0] == 1:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..labels import BEYOND, IGNORE
+from ..method_settings import SP3Settings
 from ..propagation import propagate
 from ..superpixels import SuperpixelSettings, cached_superpixels
 from ..surroundings import beyond_background
@@ -23,7 +24,7 @@ class SuperpixelPreparation:
     Parameters
     ----------
     settings : TrainingSettings
-        The method, and size and compactness of superpixels.
+        The method. Size and compactness of superpixels are those of SP3 there, and the usual ones for other methods.
     plan : Plan
         Its dimensions say whether superpixels lie within slices; its classes, what a scan may hold.
     cache : pathlib.Path
@@ -34,10 +35,10 @@ class SuperpixelPreparation:
         method = METHODS[settings.method]
         self.uses_superpixels = method.uses_superpixels
         self.looks_beyond = method.looks_beyond(settings)
-        self.options = settings.sp3
+        self.options = settings.sp3 if method.uses_superpixels else SP3Settings()
         self.n_classes = plan.n_classes
         self.cache = cache
-        self.settings = SuperpixelSettings(
+        self.superpixel_settings = SuperpixelSettings(
             size_mm=self.options.superpixel_size, compactness=self.options.compactness, dimensions=plan.dimensions
         )
 
@@ -74,11 +75,13 @@ class SuperpixelPreparation:
         """A case's superpixels, which it keeps for methods that use them."""
         if case.superpixels is not None:
             return case.superpixels.cpu().numpy()
-        ids = cached_superpixels(self.cache, case.image.cpu().numpy(), case.geometry.spacing, self.settings)
+        ids = cached_superpixels(self.cache, case.image.cpu().numpy(), case.geometry.spacing, self.superpixel_settings)
         if self.uses_superpixels:
             case.superpixels = torch.from_numpy(ids).to(case.image.device)
         return ids
 
     def _has_surroundings(self, case: TrainingCase) -> bool:
         """Whether strokes may tell what lies beyond them: where a class has none, it may lie anywhere."""
-        return self.looks_beyond and not case.is_dense and all(label in case.voxels for label in range(self.n_classes))
+        if not self.looks_beyond or case.is_dense or case.strokes is None:
+            return False
+        return bool((torch.bincount(case.strokes.flatten(), minlength=self.n_classes)[: self.n_classes] > 0).all())

@@ -105,7 +105,7 @@ class TrainingRun:
                 delete_temporaries(self.session.folder.checkpoints)
             self.plan = self.plan or self._make_plan()
             self._check_batch()
-            with self.processes.leader_first() if self.method_class.uses_superpixels else contextlib.nullcontext():
+            with self.processes.leader_first() if self._needs_superpixels() else contextlib.nullcontext():
                 self.data = load_training_data(
                     self.cohort, self.settings, self.plan, self.device, self.session.folder.path,
                     on_progress=self._preparing, warn=self.session.warn,
@@ -158,6 +158,9 @@ class TrainingRun:
             "The processes of this training read different annotations.",
             "Put cohort and run into a folder that all machines share, then resume.",
         )
+
+    def _needs_superpixels(self) -> bool:
+        return self.method_class.uses_superpixels or self.method_class.looks_beyond(self.settings)
 
     def _one_piece_classes(self) -> tuple[int, ...]:
         return one_piece_classes(self.settings.largest_component, self.cohort.schema, self.data.dense_cases)

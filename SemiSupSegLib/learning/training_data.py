@@ -55,7 +55,7 @@ class TrainingData:
     held_out : HeldOutStrokes or None
         Strokes that are measured instead of validation cases, where settings ask for it.
     superpixels : SuperpixelPreparation
-        For methods that use them.
+        What the method needs of them, perhaps nothing.
     """
 
     def __init__(
@@ -86,13 +86,11 @@ class TrainingData:
         self.held_out: HeldOutStrokes | None = None
         if settings.held_out_strokes and settings.validations > 0 and not self.validation:
             self.held_out = HeldOutStrokes(settings.seed, held_out_file(run_folder))
-            for case in self.cases:
-                self.held_out.take(case)
         self.superpixels = SuperpixelPreparation(settings, plan, folder)
         for index, case in enumerate(self.cases):
             if self.superpixels.is_needed(case):
                 on_progress(index / len(self.cases), f"Supervoxels of {case.id}")
-            self._complete(case)
+            self._complete(case, self._proposals(case, cohort))
 
     @property
     def dense_cases(self) -> list[TrainingCase]:
@@ -118,6 +116,7 @@ class TrainingData:
             self._add(new, cohort)
         else:
             labels, is_dense = read_annotation(cohort, member, case.geometry, self.annotations, self.cache)
+            proposals = None if labels is None or is_dense else read_proposals(cohort, member, case.geometry)
             if labels is None and all(each.annotation is None for each in self.cases if each is not case):
                 raise CohortError(
                     "No training case would have an annotated voxel.",
@@ -125,10 +124,7 @@ class TrainingData:
                     code=ErrorCode.NO_ANNOTATION,
                 )
             case.annotate(labels, is_dense=is_dense)
-            if self.held_out is not None:
-                self.held_out.take(case)
-            self.cohort = cohort
-            self._complete(case)
+            self._complete(case, proposals)
         self.cohort = cohort
 
     def move_to(self, device: torch.device) -> None:
@@ -136,32 +132,29 @@ class TrainingData:
         for case in (*self.cases, *self.validation):
             case.move_to(device)
 
-    def _complete(self, case: TrainingCase) -> None:
-        """Add what isn't painted: accepted proposals, superpixels, and what follows from them.
+    def _proposals(self, case: TrainingCase, cohort: Cohort) -> np.ndarray | None:
+        """What people accepted on a scribbled case."""
+        if case.annotation is None or case.is_dense:
+            return None
+        return read_proposals(cohort, cohort.case(case.id), case.geometry)
 
-        Proposals count as expanded scribbles where a method has those, else as annotation.
+    def _complete(self, case: TrainingCase, proposals: np.ndarray | None) -> None:
+        """Hold strokes out of an annotation that was read, and add what wasn't painted.
+
+        Accepted proposals count as expanded scribbles where a method has those, else as annotation. Superpixels and
+        what follows from them come last.
         """
-        proposals = self._proposals(case)
+        if self.held_out is not None:
+            self.held_out.take(case)
+            proposals = None if proposals is None else self.held_out.withhold(case.id, proposals)
         if proposals is not None and not self.superpixels.uses_superpixels:
             case.accept(proposals)
             proposals = None
         self.superpixels.prepare(case, proposals)
 
-    def _proposals(self, case: TrainingCase) -> np.ndarray | None:
-        """What people accepted on a scribbled case, as far as it isn't held out."""
-        if case.annotation is None or case.is_dense:
-            return None
-        proposals = read_proposals(self.cohort, self.cohort.case(case.id), case.geometry)
-        if proposals is None or self.held_out is None:
-            return proposals
-        return self.held_out.withhold(case.id, proposals)
-
     def _add(self, case: TrainingCase, cohort: Cohort) -> None:
         """Take in a case at its place in the cohort's order, as a resumed training has it."""
-        if self.held_out is not None:
-            self.held_out.take(case)
-        self.cohort = cohort
-        self._complete(case)
+        self._complete(case, self._proposals(case, cohort))
         order = {each.id: index for index, each in enumerate(cohort.cases)}
         self.cases = sorted([*self.cases, case], key=lambda each: order.get(each.id, len(order)))
 

@@ -12,7 +12,7 @@ from tiny_problem import tiny_plan
 
 from SemiSupSegLib.cohort import AnnotationFile, Case, Cohort, Role
 from SemiSupSegLib.errors import CohortError, ErrorCode, VolumeError
-from SemiSupSegLib.labels import IGNORE, LabelSchema, SegmentClass
+from SemiSupSegLib.labels import BEYOND, IGNORE, LabelSchema, SegmentClass
 from SemiSupSegLib.learning.array_cache import ArrayCache, cache_folder
 from SemiSupSegLib.learning.cases import (
     TrainingCase,
@@ -182,8 +182,9 @@ def test_a_label_elsewhere_than_its_image_says_so(tmp_path):
 
 
 def test_superpixels_are_prepared_once_and_strokes_expanded_over_them(tmp_path):
-    case = load_case(Cohort(SCHEMA, ()), a_case(tmp_path, "a", scribbled=True), tiny_plan(), CPU)
+    member = a_case(tmp_path, "a", scribbled=True)
     for _ in range(2):
+        case = load_case(Cohort(SCHEMA, ()), member, tiny_plan(), CPU)
         options = TrainingSettings(sp3=SP3Settings(superpixel_size=3.0), far_background="off")
         SuperpixelPreparation(options, tiny_plan(), tmp_path / "cache").prepare(case)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
@@ -247,6 +248,41 @@ def test_a_new_case_takes_its_place_in_the_cohorts_order(data, tmp_path):
     data.update_annotation(Cohort(SCHEMA, cases), "c")
     assert [case.id for case in data.cases] == ["c", "b", "d"]
     assert data.cases[0].superpixels is not None
+
+
+def test_what_lies_beyond_strokes_follows_every_change_of_them(tmp_path):
+    painted, plain = a_case(tmp_path, "b", scribbled=True), a_case(tmp_path, "d")
+    settings = TrainingSettings(method="sgrs")
+    data = TrainingData(Cohort(SCHEMA, (painted, plain)), settings, tiny_plan(), CPU, tmp_path)
+
+    def know_beyond() -> list[bool]:
+        return [case.expanded is not None and bool((case.expanded == BEYOND).any()) for case in data.cases]
+
+    assert know_beyond() == [True, False]
+    data.update_annotation(data.cohort.with_case(a_case(tmp_path, "d", scribbled=True)), "d")
+    assert know_beyond() == [True, True]
+    data.update_annotation(data.cohort.with_case(a_case(tmp_path, "b", dense=True)), "b")
+    assert know_beyond() == [False, True]
+    data.update_annotation(data.cohort.with_case(plain), "d")
+    assert know_beyond() == [False, False]
+    partial = TrainingData(Cohort(SCHEMA, (painted,)), TrainingSettings(method="partial"), tiny_plan(), CPU, tmp_path)
+    assert partial.cases[0].expanded is None
+
+
+@pytest.mark.parametrize("method", ["sp3", "sgrs"])
+def test_an_update_that_cannot_be_read_changes_nothing(tmp_path, method):
+    member = a_case(tmp_path, "b", scribbled=True)
+    data = TrainingData(Cohort(SCHEMA, (member,)), TrainingSettings(method=method), tiny_plan(), CPU, tmp_path)
+    before = data.cases[0].annotation.clone(), data.cases[0].expanded.clone()
+    damaged = tmp_path / "proposals.nrrd"
+    damaged.write_bytes(b"NRRD0004")
+    with pytest.raises(VolumeError):
+        data.update_annotation(
+            data.cohort.with_case(replace(member, proposals=AnnotationFile(damaged, SCRIBBLE_VALUES))), "b"
+        )
+    assert torch.equal(data.cases[0].annotation, before[0])
+    assert torch.equal(data.cases[0].expanded, before[1])
+    assert data.cohort.case("b").proposals is None
 
 
 def test_the_last_annotation_cannot_be_taken_away(data, tmp_path):

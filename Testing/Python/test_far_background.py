@@ -7,13 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from method_steps import make_bench
+from method_steps import Bench, make_bench
 from tiny_problem import draw_case, scribbled, tiny_plan, tiny_settings
 
 from SemiSupSegLib.labels import BEYOND, IGNORE
 from SemiSupSegLib.learning.cases import TrainingCase
 from SemiSupSegLib.learning.losses import cross_entropy_map, partial_loss
 from SemiSupSegLib.learning.methods import METHODS
+from SemiSupSegLib.learning.sampling import Batch
 from SemiSupSegLib.learning.superpixel_preparation import SuperpixelPreparation
 from SemiSupSegLib.volume import Geometry
 
@@ -61,6 +62,7 @@ def test_by_default_methods_ask_that_learn_from_what_nobody_annotated(method):
     assert asks(tiny_settings(method)) == (method not in ("partial", "supervised"))
     assert asks(tiny_settings(method, 0, ("far_background=on",)))
     assert not asks(tiny_settings(method, 0, ("far_background=off",)))
+    assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)))
 
 
 def test_a_method_without_superpixels_learns_what_lies_beyond_and_nothing_else(tmp_path):
@@ -89,20 +91,31 @@ def test_what_people_accepted_is_not_beyond_and_the_object_reaches_there(method,
     assert torch.equal(after[before < BEYOND], before[before < BEYOND])
 
 
+def a_batch_with_surroundings(bench: Bench) -> Batch:
+    expanded = bench.step.labeled.annotation.clone()
+    expanded[:, 4:][expanded[:, 4:] == IGNORE] = BEYOND
+    return dataclasses.replace(bench.step.labeled, expanded=expanded)
+
+
 @pytest.mark.parametrize("method", WITHOUT_SUPERPIXELS)
 @pytest.mark.parametrize(("one_piece", "is_known"), [((), False), ((1,), False), ((1, 2), True)])
 def test_beyond_strokes_of_background_the_loss_asks_for_background(method, one_piece, is_known):
     bench = make_bench(method, scribbled=True, n_classes=3, one_piece=one_piece)
-    annotation = bench.step.labeled.annotation
-    expanded = annotation.clone()
-    expanded[:, 4:][annotation[:, 4:] == IGNORE] = BEYOND
-    batch = dataclasses.replace(bench.step.labeled, expanded=expanded)
+    batch = a_batch_with_surroundings(bench)
     logits = bench.student(batch.image)
-    plain = partial_loss(logits, annotation).value
-    beyond = expanded == BEYOND
-    far = cross_entropy_map(logits, torch.zeros_like(annotation))[beyond].mean()
+    plain = partial_loss(logits, batch.annotation).value
+    far = cross_entropy_map(logits, torch.zeros_like(batch.annotation))[batch.expanded == BEYOND].mean()
     torch.testing.assert_close(bench.method.supervised(logits, batch), plain + 0.5 * far if is_known else plain)
     without = dataclasses.replace(batch, expanded=None)
     torch.testing.assert_close(bench.method.supervised(logits, without), plain)
     bench.step.labeled = batch
     assert (bench.losses().total != make_bench(method, scribbled=True, n_classes=3).losses().total) == is_known
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.7])
+def test_the_published_code_knows_no_surroundings(fraction):
+    plain, told = (
+        make_bench("sgrs", "sgrs.legacy=true", scribbled=True, fraction=fraction, one_piece=(1,)) for _ in "ab"
+    )
+    told.step.labeled = a_batch_with_surroundings(told)
+    assert plain.losses().total == told.losses().total

@@ -208,7 +208,10 @@ def test_cases_without_annotation_or_superpixels_give_nothing():
     assert batch.superpixels is None
     assert batch.expanded is None
     other = TrainingCase("other", Geometry((4, 4, 4)), image, expanded=torch.zeros(4, 4, 4, dtype=torch.uint8))
-    assert (cut_batch([plain, other], [patch_at((0, 0, 0), (2, 2, 2))], (2, 2, 2)).expanded == IGNORE).all()
+    patches = [replace(patch_at((0, 0, 0), (2, 2, 2)), case=index) for index in (0, 1)]
+    expanded = cut_batch([plain, other], patches, (2, 2, 2)).expanded
+    assert (expanded[0] == IGNORE).all()
+    assert (expanded[1] == 0).all()
 
 
 # Where patches lie ----------------------------------------------------------------------------------------------------

@@ -101,6 +101,21 @@ def test_minutes_and_iterations_exclude_each_other():
     assert "Give one of them" in refusal("minutes=3", "iterations=5")
 
 
+def test_what_lies_beyond_cannot_be_asked_for_and_its_condition_excluded():
+    assert "Change one of them" in refusal("far_background=on", "largest_component=off")
+
+
+@pytest.mark.parametrize(("former", "now"), [(True, "auto"), (False, "off")])
+def test_runs_of_the_version_in_which_only_sp3_looked_beyond_strokes_are_read(former, now):
+    body = TrainingSettings(seed=3).to_json()
+    del body["far_background"]
+    body["sp3"]["far_background"] = former
+    assert TrainingSettings.from_json(body) == TrainingSettings(seed=3, far_background=now)
+    assert body["sp3"]["far_background"] is former
+    with pytest.raises(SettingsError, match="names and values"):
+        TrainingSettings.from_json({"sp3": None})
+
+
 def test_without_a_budget_the_default_minutes_count():
     assert TrainingSettings().budget_minutes == DEFAULT_MINUTES
     assert TrainingSettings(iterations=5).budget_minutes is None

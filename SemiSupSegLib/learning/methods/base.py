@@ -17,6 +17,7 @@ from ..plan import Plan
 from ..sampling import Batch
 
 _FAR_WEIGHT = 0.5
+"""Of what lies beyond strokes of background, beside the loss on strokes; other weights weren't tried."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ class Method:
 
     @classmethod
     def looks_beyond(cls, settings: TrainingSettings) -> bool:
-        """Whether it is asked what lies beyond strokes of background, which tells where every class is one piece."""
+        """Whether scribbled cases are asked what lies beyond their strokes of background.
+
+        The answer counts once every class is known to be one piece.
+        """
         is_wanted = cls.uses_unlabeled if settings.far_background == "auto" else settings.far_background == "on"
         return is_wanted and settings.largest_component != "off"
 
@@ -153,9 +157,10 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} has no training step")
 
     def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy and Dice on annotated voxels, a case at a time: the supervised loss of every method.
+        """The loss on annotations: cross-entropy and Dice on annotated voxels, a case at a time.
 
-        And half the mean cross-entropy of what lies beyond the strokes of background, where that is known.
+        To it comes half the batch's mean cross-entropy of what lies beyond the strokes of background, where that is
+        known. SP3 has a part of its own for that.
         """
         loss = partial_loss(logits, batch.annotation).value
         if batch.expanded is None or not self.beyond_is_background:

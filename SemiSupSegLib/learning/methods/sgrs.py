@@ -6,8 +6,9 @@ predictions agree, the teacher's pseudo-label trains it as it is; where they dif
 Dice; where either is undecided, not at all.
 
 This is what the code means to do; ``legacy=True`` is what it does (`sgrs_legacy`). The ramp as published, in fractions,
-is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. One thing is added: the grey values of the plain view
-are changed as those of annotated patches are (``strong_view=False`` leaves them as they are).
+is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. Two things are added: the grey values of the plain view
+are changed as those of annotated patches are (``strong_view=False`` leaves them as they are), and with scribbles, what
+lies beyond those of background counts as background (``far_background=off``).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Regions:
 
 
 class SGRS(Method):
-    """``L = 1/2 L_S + w(t) 1/2 (L_CE + L_Dice)``; L_S is the loss of `partial`, L_CE and L_Dice are regional."""
+    """``L = 1/2 L_S + w(t) 1/2 (L_CE + L_Dice)``; L_S is that on annotations, L_CE and L_Dice are regional."""
 
     name = "sgrs"
     uses_unlabeled = True
@@ -73,6 +74,10 @@ class SGRS(Method):
         from .sgrs_legacy import LegacySGRS
 
         return (LegacySGRS if settings.sgrs.legacy else SGRS)(settings, plan)
+
+    @classmethod
+    def looks_beyond(cls, settings: TrainingSettings) -> bool:
+        return not settings.sgrs.legacy and super().looks_beyond(settings)
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.weight > 0 else 0.0

@@ -164,6 +164,8 @@ class SP3(Method):
 
     def expanded(self, batch: Batch) -> Tensor:
         """The expanded scribbles of a batch, ``(B, *spatial)`` uint8."""
+        if batch.expanded is None:
+            return batch.annotation
         beyond = 0 if self.beyond_is_background else IGNORE
         return batch.expanded.masked_fill(batch.expanded == BEYOND, beyond)
 

@@ -6,7 +6,7 @@ from .base import Losses, Method, Step
 
 
 class Partial(Method):
-    """Cross-entropy and Dice on the annotated voxels, nothing else.
+    """Cross-entropy and Dice on the annotated voxels, nothing else (unless ``far_background=on``).
 
     The strongest plain baseline known for scribbles across data sets (ScribbleBench, 2024).
     """
