@@ -20,6 +20,8 @@ from .whereabouts import Whereabouts
 
 _FEWEST_STROKES = 4
 _SHARE = 0.95
+"""Of a class's voxels in its largest piece. Experts' labels have specks: of 40 in ACDC, 32, 38 and 39 show the three
+classes as one component, and in the others it has 97 % or more; of 80 of the left atrium, 74, and 99.8 %."""
 MOST_CASES = 4
 """Cases that are predicted to ask their strokes."""
 
@@ -30,7 +32,8 @@ def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[Train
     Parameters
     ----------
     wish : str
-        ``auto`` (the classes that are one piece in every dense label), ``on``, ``off``, or classes by name.
+        ``auto`` (the classes that are one piece in every dense label, specks aside), ``on``, ``off``, or classes by
+        name.
     references : sequence of TrainingCase
         Training cases with dense labels. What a validation case shows must not decide how a model is made.
     """
@@ -45,10 +48,11 @@ def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[Train
 
 
 def _is_one_piece(labels: NDArray, label: int) -> bool:
-    """Whether a class has one component at most; voxels at which resampling found a tie connect."""
+    """Whether nearly all of a class lies in one component; voxels at which resampling found a tie connect."""
     own = labels == label
     components = scipy.ndimage.label(own | (labels == IGNORE))[0]
-    return len(np.unique(components[own])) <= 1
+    sizes = np.bincount(components[own], minlength=1)
+    return bool(sizes.max() >= _SHARE * sizes.sum())
 
 
 def classes_that_strokes_show_as_one_piece(

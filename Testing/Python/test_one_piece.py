@@ -1,4 +1,4 @@
-"""What strokes tell about classes being one piece, and what a training makes of it."""
+"""What dense labels and strokes tell about classes being one piece, and what a training makes of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from SemiSupSegLib.geometry import Geometry
-from SemiSupSegLib.labels import IGNORE
-from SemiSupSegLib.learning.one_piece import classes_that_strokes_show_as_one_piece
+from SemiSupSegLib.labels import IGNORE, LabelSchema, SegmentClass
+from SemiSupSegLib.learning.cases import TrainingCase
+from SemiSupSegLib.learning.one_piece import classes_that_strokes_show_as_one_piece, one_piece_classes
 
 SHAPE = (8, 24, 24)
 
@@ -33,6 +34,35 @@ LESION = np.s_[:, 8:16, 14:20]
 
 def classes(predict, *cases):
     return classes_that_strokes_show_as_one_piece(cases, predict, n_classes=2)
+
+
+def labeled(*places: tuple[object, int], ties=None) -> TrainingCase:
+    """A case with a dense label: classes at places, and perhaps voxels at which resampling found a tie."""
+    label = np.zeros(SHAPE, np.uint8)
+    for place, value in places:
+        label[place] = value
+    if ties is not None:
+        label[ties] = IGNORE
+    case = TrainingCase("a", Geometry(SHAPE[::-1]), torch.zeros(SHAPE, dtype=torch.float16))
+    case.annotate(label, is_dense=True)
+    return case
+
+
+@pytest.mark.parametrize(
+    ("cases", "expected"),
+    [
+        ([labeled((ORGAN, 1))], (1,)),
+        ([labeled((ORGAN, 1), (LESION, 1))], ()),
+        ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (LESION, 1))], ()),
+        ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (np.s_[0, 0, :20], 1))], (1,)),  # 20 of 404 voxels
+        ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (np.s_[0, 0, :21], 1))], ()),
+        ([labeled((ORGAN, 1), ties=np.s_[:, 12:14, :])], (1,)),
+        ([labeled((ORGAN, 1)), labeled((LESION, 2))], (1, 2)),
+    ],
+)
+def test_a_class_is_one_piece_if_dense_labels_show_it_so_but_for_specks(cases, expected):
+    schema = LabelSchema((SegmentClass("organ"), SegmentClass("lesion")))
+    assert one_piece_classes("auto", schema, cases) == expected
 
 
 @pytest.mark.parametrize(("n_wrong", "expected"), [(0, (1,)), (1, (1,)), (2, (1,)), (3, ())])
