@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from SemiSupSegLib.cohort import Cohort
-from SemiSupSegLib.errors import SemiSupSegError
+from SemiSupSegLib.errors import SemiSupSegError, SettingsError
 from SemiSupSegLib.files import read_json, write_json_atomically
 from SemiSupSegLib.runs import RunFolder
 from SemiSupSegLib.settings import flat
@@ -75,8 +75,9 @@ def run(split: Split, method: str, options: argparse.Namespace, seconds_left: fl
 
 def _wanted(split: Split, method: str, options: argparse.Namespace) -> TrainingSettings:
     option, number = budget(options, method)
-    given = [f"method={method}", f"seed={split.seed}", f"{option.removeprefix('--')}={number}"]
-    return TrainingSettings().with_overrides([*settings_of(options), *given])
+    name, changes = parts(method)
+    given = [f"method={name}", f"seed={split.seed}", f"{option.removeprefix('--')}={number}"]
+    return TrainingSettings().with_overrides([*settings_of(options), *changes, *given])
 
 
 def _check_that_it_fits(folder: Path, split: Split, wanted: TrainingSettings) -> None:
@@ -120,9 +121,10 @@ def _trained(
     if not cohort.is_file():
         split.cohort.save(cohort)
     training = folder / "run"
-    command = ["train", str(cohort), "--method", method, "--out", str(training), "--seed", str(split.seed)]
+    name, changes = parts(method)
+    command = ["train", str(cohort), "--method", name, "--out", str(training), "--seed", str(split.seed)]
     command += ["--device", options.device, *budget(options, method)]
-    for assignment in settings_of(options):
+    for assignment in (*settings_of(options), *changes):
         command += ["--set", assignment]
     if training.is_dir():
         command.append("--resume")
@@ -213,8 +215,26 @@ def _call(command: Sequence[str], seconds: float | None = None) -> bool:
     return True
 
 
+def parts(method: str) -> tuple[str, list[str]]:
+    """A method's name and the settings that are changed: ``partial+far_background=on`` is a variant of `partial`."""
+    name, *changes = method.split("+")
+    return name, changes
+
+
+def _method(text: str) -> str:
+    name, changes = parts(text)
+    if name not in METHODS:
+        raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(METHODS)}")
+    try:
+        TrainingSettings().with_overrides(changes)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def budget(options: argparse.Namespace, method: str) -> list[str]:
-    iterations = options.iterations.get(method, options.iterations.get(None))
+    named = (options.iterations.get(each) for each in (method, parts(method)[0], None))
+    iterations = next((each for each in named if each), None)
     if iterations:
         return ["--iterations", str(iterations)]
     return ["--minutes", str(options.minutes)] if options.quick else ["--iterations", str(PUBLISHED_ITERATIONS)]
@@ -313,6 +333,9 @@ def _parse(protocol: str, arguments: Sequence[str]) -> argparse.Namespace:
     made = parser(protocol, __doc__)
     made.add_argument("--networks", nargs="+", default=["teacher", "student"], choices=("teacher", "student", "best"))
     made.add_argument("--transductive", type=int, default=_TRANSDUCTIVE_CASES, help="unlabeled scans to predict")
-    made.add_argument("--methods", nargs="+", default=["supervised"], choices=METHODS)
+    made.add_argument(
+        "--methods", nargs="+", default=["supervised"], type=_method, metavar="METHOD[+KEY=VALUE]",
+        help=f"of {', '.join(METHODS)}, perhaps with settings of its own",
+    )  # fmt: skip
     made.add_argument("--scribbles", action="store_true", help="annotated by scribbles instead of densely")
     return parsed(made, arguments, protocol)

@@ -72,6 +72,29 @@ def test_a_study_trains_scores_stores_and_never_does_a_run_twice(data, tmp_path,
     assert "all runs are done" in capsys.readouterr().out
 
 
+def test_a_method_with_a_setting_of_its_own_is_a_method_beside_it(data, tmp_path, capsys):
+    out, variant = tmp_path / "results.json", "supervised+foreground_fraction=1"
+    arguments = ["--data", str(data), "--labeled", "2", "--seeds", "1", "--quick", "--device", "cpu", "--out", str(out)]
+    arguments += [
+        "--networks",
+        "teacher",
+        "--set",
+        "threads=1",
+        "--work",
+        str(tmp_path / "work"),
+        "--transductive",
+        "0",
+    ]
+    assert main("la", [*arguments, "--methods", "supervised", variant, "--iterations", "supervised=2"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["method"], row["iterations"]) for row in rows] == [("supervised", 2), (variant, 2)]
+    assert [row["settings"]["foreground_fraction"] for row in rows] == [0.5, 1]
+    for unknown in ("nothing", "supervised+nothing=1"):
+        with pytest.raises(SystemExit):
+            main("la", [*arguments, "--methods", unknown])
+        assert "nothing" in capsys.readouterr().err
+
+
 def test_a_run_with_other_settings_scans_or_defaults_is_no_part_of_a_study(data, tmp_path, capsys):
     arguments = ["la", "--data", str(data), "--seeds", "1", "--quick", "--device", "cpu", "--networks", "teacher"]
     arguments += ["--set", "threads=1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results.json")]
