@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ _HELD_ANYWAY = 16_000_000
 35x50x35 voxels and four classes took seven of them."""
 
 _SURELY_BACKGROUND = 0.95
-"""Probability of the background from which a voxel says nothing about how uncertain a case is."""
+"""Probability of the background from which a voxel is no structure, and how uncertain it is matters to nobody."""
 
 _ANYWHERE = Whereabouts({})
 
@@ -63,7 +63,9 @@ class Prediction:
     uncertainty : numpy.ndarray or None
         Entropy over the entropy of a coin, clipped to 0..1, float32.
     score : float
-        Uncertainty of the case, 0..1: mean uncertainty over what is, or may be, a structure.
+        Uncertainty of the case, 0..1: mean uncertainty over the structures found; where there are none, over what may
+        be one. Over what may be one everywhere, it ranked cases less well (Spearman with Dice on ACDC -0.45 instead of
+        -0.77 for `partial`, -0.71 instead of -0.76 for `supervised`).
     """
 
     labels: np.ndarray
@@ -140,17 +142,15 @@ class Predictor:
         many classes there are.
         """
         check_image(volume, name)
-        prediction = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
+        results = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
         if self.largest_component:
-            reach = self._voxels_of_one_planned(volume.geometry)
-            cleaned = keep_largest_components(
-                prediction.labels,
+            results.labels = keep_largest_components(
+                results.labels,
                 self.largest_component,
-                reach,
+                self._voxels_of_one_planned(volume.geometry),
                 lambda label: self.whereabouts.weights(label, volume.geometry),
             )
-            prediction = replace(prediction, labels=cleaned)
-        return prediction
+        return results.prediction()
 
     def _voxels_of_one_planned(self, geometry: Geometry) -> tuple[int, ...]:
         """Voxels of a grid, along (k, j, i), in one of the plan's.
@@ -163,11 +163,11 @@ class Predictor:
         planned = self.plan.spacing[::-1]  # 0 across the slices of a 2D plan: they part
         return tuple(round(each / own) for each, own in zip(planned, geometry.spacing[::-1], strict=True))
 
-    def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> Prediction:
+    def _predicted(self, prepared: Volume, geometry: Geometry, on_window: Callable[[float], None]) -> _Results:
         copies = _HELD_BESIDE_PROBABILITIES if self.settings.probability else _HELD
         most_numbers = max(_HELD_ANYWAY, copies * prepared.array.size, copies * math.prod(geometry.shape))
 
-        def collect(image: Tensor, sliding: SlidingWindow) -> Prediction:
+        def collect(image: Tensor, sliding: SlidingWindow) -> _Results:
             results = _Results(geometry.shape, sliding.n_classes, self.settings)
             limit = most_numbers if image.device.type == "cpu" else math.inf
             for box, fine in predicted_slabs(
@@ -175,7 +175,7 @@ class Predictor:
             ):
                 results.take(box, fine)
                 del fine  # a part of what is given back meanwhile
-            return results.prediction()
+            return results
 
         return self._where_it_fits(torch.from_numpy(prepared.array).to(self.device), collect)
 
@@ -218,24 +218,28 @@ class _Results:
         self.labels = np.empty(shape, dtype=np.uint8)
         self.probabilities = np.empty((n_classes, *shape), dtype=np.float32) if settings.probability else None
         self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
-        self.doubt, self.extent = 0.0, 0
+        self.doubt = np.zeros(shape, dtype=np.uint8)
+        """Uncertainty in 255ths of what may be a structure, for the score, until it is known what is one."""
 
     def take(self, box: Box, probabilities: Tensor) -> None:
         """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
         self.labels[box] = winners(probabilities, dim=0).numpy()
         possible = probabilities[0] < _SURELY_BACKGROUND
-        self.extent += int(possible.count_nonzero())
         if self.uncertainty is None:
-            self.doubt += float(binary_share_of_entropy(probabilities[:, possible]).sum())
+            of_possible = binary_share_of_entropy(probabilities[:, possible])
         else:
             entropy = binary_share_of_entropy(probabilities)
-            self.doubt += float(entropy[possible].sum())
             self.uncertainty[box] = entropy.numpy()
+            of_possible = entropy[possible]
+        self.doubt[box][possible.numpy()] = (255 * of_possible).round().to(torch.uint8).numpy()
         if self.probabilities is not None:
             self.probabilities[(slice(None), *box)] = probabilities.numpy()
 
     def prediction(self) -> Prediction:
-        score = self.doubt / self.extent if self.extent else 0.0
+        places = self.labels > 0
+        if not places.any():
+            places = self.doubt > 0
+        score = float(self.doubt[places].mean()) / 255 if places.any() else 0.0
         return Prediction(self.labels, self.probabilities, self.uncertainty, score)
 
 

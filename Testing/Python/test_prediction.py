@@ -21,6 +21,7 @@ from SemiSupSegLib.learning.plan import Normalisation, Plan
 from SemiSupSegLib.learning.prediction import (
     Predictor,
     Stopped,
+    _Results,
     binary_share_of_entropy,
     build_planned_network,
     write_prediction,
@@ -127,6 +128,29 @@ def test_probabilities_sum_to_one_and_uncertainty_is_a_share():
     np.testing.assert_array_equal(found.probabilities.argmax(axis=0), found.labels)
     assert 0 <= found.uncertainty.min() <= found.uncertainty.max() <= 1
     assert 0 < found.score <= 1
+
+
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_the_score_of_a_case_is_the_uncertainty_of_what_is_left_of_its_structures(uncertainty):
+    image = np.full((8, 10, 30), 5, np.float32)
+    image[1:7, 1:9, 1:10], image[1:4, 1:5, 20:24] = 14, 10.5  # the smaller piece is the less certain one
+    volume, settings = Volume(image, Geometry(image.shape[::-1])), PredictionSettings(uncertainty=uncertainty)
+    whole, cut = (predictor(Bands(sharpness=0.3), settings, largest_component=each)(volume) for each in ((), (1,)))
+    uncertain = predictor(Bands(sharpness=0.3), PredictionSettings(uncertainty=True))(volume).uncertainty
+    assert (whole.labels > 0).sum() > (cut.labels > 0).sum() > 0
+    for each in (whole, cut):
+        assert each.score == pytest.approx(uncertain[each.labels > 0].mean(), abs=1 / 255)
+    assert whole.score - cut.score > 4 / 255
+
+
+def test_where_nothing_is_found_the_score_is_that_of_what_may_be_something():
+    results = _Results((1, 1, 4), 2, PredictionSettings())
+    background = torch.tensor([0.99, 0.9, 0.6, 1.0])
+    results.take(np.s_[0:1, 0:1, 0:4], torch.stack([background, 1 - background]).view(2, 1, 1, 4))
+    found = results.prediction()
+    expected = binary_share_of_entropy(torch.tensor([[0.9, 0.6], [0.1, 0.4]])).mean()
+    assert not found.labels.any()
+    assert found.score == pytest.approx(float(expected), abs=1 / 255)
 
 
 def test_two_equally_likely_classes_are_fully_uncertain():
