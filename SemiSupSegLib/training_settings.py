@@ -154,7 +154,7 @@ class TrainingSettings(Settings):
         sp3 = body.get("sp3") if isinstance(body, Mapping) else None
         if not isinstance(sp3, Mapping) or "far_background" not in sp3:
             return super().from_json(body)
-        wish = "auto" if sp3["far_background"] else "off"
+        wish = "auto" if sp3["far_background"] and body.get("method", cls.method) == "sp3" else "off"
         others = {key: value for key, value in sp3.items() if key != "far_background"}
         return super().from_json({"far_background": wish, **body, "sp3": others})
 

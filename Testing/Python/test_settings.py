@@ -105,12 +105,14 @@ def test_what_lies_beyond_cannot_be_asked_for_and_its_condition_excluded():
     assert "Change one of them" in refusal("far_background=on", "largest_component=off")
 
 
-@pytest.mark.parametrize(("former", "now"), [(True, "auto"), (False, "off")])
-def test_runs_of_the_version_in_which_only_sp3_looked_beyond_strokes_are_read(former, now):
-    body = TrainingSettings(seed=3).to_json()
+@pytest.mark.parametrize(
+    ("method", "former", "now"), [("sp3", True, "auto"), ("sp3", False, "off"), ("sgrs", True, "off")]
+)
+def test_runs_of_the_version_in_which_only_sp3_looked_beyond_strokes_go_on_as_they_began(method, former, now):
+    body = TrainingSettings(method=method, seed=3).to_json()
     del body["far_background"]
     body["sp3"]["far_background"] = former
-    assert TrainingSettings.from_json(body) == TrainingSettings(seed=3, far_background=now)
+    assert TrainingSettings.from_json(body) == TrainingSettings(method=method, seed=3, far_background=now)
     assert body["sp3"]["far_background"] is former
     with pytest.raises(SettingsError, match="names and values"):
         TrainingSettings.from_json({"sp3": None})

@@ -7,8 +7,8 @@ Dice; where either is undecided, not at all.
 
 This is what the code means to do; ``legacy=True`` is what it does (`sgrs_legacy`). The ramp as published, in fractions,
 is ``schedule.unlabeled_start=0 schedule.unlabeled_ramp=0.4``. Two things are added: the grey values of the plain view
-are changed as those of annotated patches are (``strong_view=False`` leaves them as they are), and with scribbles, what
-lies beyond those of background counts as background (``far_background=off``).
+are changed as those of annotated patches are (``strong_view=False`` leaves them as they are), and what lies beyond
+scribbles of background counts as background (``far_background=off`` leaves it open).
 """
 
 from __future__ import annotations
