@@ -144,11 +144,13 @@ class Predictor:
         check_image(volume, name)
         results = self._predicted(prepare_image(volume, self.plan), volume.geometry, on_window)
         if self.largest_component:
-            results.labels = keep_largest_components(
-                results.labels,
-                self.largest_component,
-                self._voxels_of_one_planned(volume.geometry),
-                lambda label: self.whereabouts.weights(label, volume.geometry),
+            results.keep(
+                keep_largest_components(
+                    results.labels,
+                    self.largest_component,
+                    self._voxels_of_one_planned(volume.geometry),
+                    lambda label: self.whereabouts.weights(label, volume.geometry),
+                )
             )
         return results.prediction()
 
@@ -168,7 +170,7 @@ class Predictor:
         most_numbers = max(_HELD_ANYWAY, copies * prepared.array.size, copies * math.prod(geometry.shape))
 
         def collect(image: Tensor, sliding: SlidingWindow) -> _Results:
-            results = _Results(geometry.shape, sliding.n_classes, self.settings)
+            results = _Results(geometry.shape, sliding.n_classes, self.settings, bool(self.largest_component))
             limit = most_numbers if image.device.type == "cpu" else math.inf
             for box, fine in predicted_slabs(
                 sliding, image, prepared.geometry, geometry, most_numbers=limit, on_window=on_window
@@ -211,19 +213,37 @@ def binary_share_of_entropy(probabilities: Tensor) -> Tensor:
     return (torch.special.entr(probabilities).sum(dim=0) / math.log(2)).clamp_max(1)
 
 
-class _Results:
-    """What is kept of an image's probabilities, taken in part by part."""
+@dataclass
+class _Mean:
+    """Of numbers that come in parts."""
 
-    def __init__(self, shape: tuple[int, int, int], n_classes: int, settings: PredictionSettings):
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: np.ndarray) -> None:
+        self.total += float(values.sum(dtype=np.float64))
+        self.count += values.size
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count if self.count else 0.0
+
+
+class _Results:
+    """What is kept of an image's probabilities, taken in part by part; its structures may be cleaned afterwards."""
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, settings: PredictionSettings, is_cleaned: bool):
         self.labels = np.empty(shape, dtype=np.uint8)
         self.probabilities = np.empty((n_classes, *shape), dtype=np.float32) if settings.probability else None
         self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
-        self.doubt = np.zeros(shape, dtype=np.uint8)
-        """Uncertainty in 255ths of what may be a structure, for the score, until it is known what is one."""
+        self.of_structures, self.of_possible = _Mean(), _Mean()
+        self.doubts: list[tuple[Box, np.ndarray]] | None = [] if is_cleaned else None
+        """Uncertainty of the structures in each part, float16: kept only until it is known what is left of them."""
 
     def take(self, box: Box, probabilities: Tensor) -> None:
         """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
-        self.labels[box] = winners(probabilities, dim=0).numpy()
+        labels = winners(probabilities, dim=0)
+        self.labels[box] = labels.numpy()
         possible = probabilities[0] < _SURELY_BACKGROUND
         if self.uncertainty is None:
             of_possible = binary_share_of_entropy(probabilities[:, possible])
@@ -231,16 +251,24 @@ class _Results:
             entropy = binary_share_of_entropy(probabilities)
             self.uncertainty[box] = entropy.numpy()
             of_possible = entropy[possible]
-        self.doubt[box][possible.numpy()] = (255 * of_possible).round().to(torch.uint8).numpy()
+        of_structures = of_possible[labels[possible] > 0].numpy()
+        self.of_possible.add(of_possible.numpy())
+        self.of_structures.add(of_structures)
+        if self.doubts is not None:
+            self.doubts.append((box, of_structures.astype(np.float16)))
         if self.probabilities is not None:
             self.probabilities[(slice(None), *box)] = probabilities.numpy()
 
+    def keep(self, cleaned: np.ndarray) -> None:
+        """Keep labels of which some structures were made background."""
+        self.of_structures = _Mean()
+        for box, doubts in self.doubts:
+            self.of_structures.add(doubts[cleaned[box][self.labels[box] > 0] > 0])
+        self.labels, self.doubts = cleaned, None
+
     def prediction(self) -> Prediction:
-        places = self.labels > 0
-        if not places.any():
-            places = self.doubt > 0
-        score = float(self.doubt[places].mean()) / 255 if places.any() else 0.0
-        return Prediction(self.labels, self.probabilities, self.uncertainty, score)
+        score = self.of_structures if self.of_structures.count else self.of_possible
+        return Prediction(self.labels, self.probabilities, self.uncertainty, score.value)
 
 
 def build_planned_network(plan: Plan) -> SegmentationNetwork:
