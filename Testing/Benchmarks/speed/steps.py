@@ -32,7 +32,7 @@ from .steps_ssl4mis import MeanTeacherOfSSL4MIS, UncertaintyAwareOfSSL4MIS
 
 AIM, GPU_AIM, SAME_FORMAT_AIM = 3.5, 3.0, 1.15
 _SAME_LOSS, _SAME_MEAN = 1e-3, 0.02
-_EXACT_PATCH = (16, 16, 16)  # float64 is slow
+_EXACT_PATCH = (32, 32, 16)  # float64 is slow; at 16^3 the deepest batch norm has 4 numbers and makes steps chaotic
 _VOLUMES, _LABELED = 8, 4
 _ITERATIONS = {"sgrs": 15_000, "mean_teacher": 30_000, "ua_mt": 30_000}  # the scripts': our schedules are fractions
 
@@ -101,7 +101,7 @@ class Bench:
 
     def compare_losses(self) -> tuple[bool, str]:
         """Whether our steps are the script's, and by how much losses differ, in words."""
-        patch = self.options.pick((48, 48, 48), (32, 32, 32), (16, 16, 16))
+        patch = self.options.pick((32, 32, 32), (32, 32, 32), (16, 16, 16))
         steps, mean_steps, seeds = self.options.pick((20, 50, 3), (20, 50, 1), (3, 4, 1))
         exact = self.differences(_EXACT_PATCH, "float64", steps)
         rounded = self.differences(patch, "float32", steps)
