@@ -147,6 +147,11 @@ class TrainingSettings(Settings):
                 "far_background=on wants to know which classes are one piece, and largest_component=off says none.",
                 "Change one of them.",
             )
+        if self.far_background == "on" and self.method == "supervised" and self.annotations == "auto":
+            raise SettingsError(
+                "far_background=on asks scribbles, and 'supervised' learns from dense labels only.",
+                "Choose another method, or annotations=scribbles.",
+            )
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:

@@ -47,6 +47,11 @@ def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[Train
     return tuple(label for label in classes if label in shown and all(_is_one_piece(each, label) for each in labels))
 
 
+def may_be_all_classes(wish: str, n_classes: int) -> bool:
+    """Whether a wish for one piece, as in `one_piece_classes`, can come to mean every class."""
+    return wish in ("auto", "on") or len({name.strip() for name in wish.split(",")} - {"off"}) == n_classes - 1
+
+
 def _is_one_piece(labels: NDArray, label: int) -> bool:
     """Whether nearly all of a class lies in one component; voxels at which resampling found a tie connect."""
     own = labels == label

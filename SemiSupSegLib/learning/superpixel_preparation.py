@@ -15,6 +15,7 @@ from ..surroundings import beyond_background
 from ..training_settings import TrainingSettings
 from .cases import TrainingCase
 from .methods import METHODS
+from .one_piece import may_be_all_classes
 from .plan import Plan
 
 
@@ -34,7 +35,9 @@ class SuperpixelPreparation:
     def __init__(self, settings: TrainingSettings, plan: Plan, cache: Path):
         method = METHODS[settings.method]
         self.uses_superpixels = method.uses_superpixels
-        self.looks_beyond = method.looks_beyond(settings)
+        self.looks_beyond = method.looks_beyond(settings) and may_be_all_classes(
+            settings.largest_component, plan.n_classes
+        )
         self.options = settings.sp3 if method.uses_superpixels else SP3Settings()
         self.n_classes = plan.n_classes
         self.cache = cache

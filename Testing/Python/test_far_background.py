@@ -39,10 +39,15 @@ def test_only_where_strokes_show_every_class_something_lies_beyond(method, tmp_p
     truth = draw_case(0).truth
     strokes = scribbled(truth, 0)
     only_foreground = np.where(strokes == 1, strokes, IGNORE).astype(np.uint8)
+    twice = strokes.copy()
+    twice[tuple(np.argwhere(strokes == 1)[0])] = 2
     for annotation, n_classes, changes, expected in (
         (strokes, 2, (), True),
         (strokes, 2, ("far_background=off",), False),
         (strokes, 2, ("largest_component=off",), False),
+        (strokes, 2, ("largest_component=ball",), True),
+        (twice, 3, ("largest_component=ball, tube",), True),
+        (twice, 3, ("largest_component=ball",), False),
         (strokes, 3, (), False),
         (only_foreground, 2, (), False),
         (truth, 2, (), False),
@@ -60,7 +65,7 @@ def test_only_where_strokes_show_every_class_something_lies_beyond(method, tmp_p
 def test_by_default_methods_ask_that_learn_from_what_nobody_annotated(method):
     asks = METHODS[method].looks_beyond
     assert asks(tiny_settings(method)) == (method not in ("partial", "supervised"))
-    assert asks(tiny_settings(method, 0, ("far_background=on",)))
+    assert method == "supervised" or asks(tiny_settings(method, 0, ("far_background=on",)))
     assert not asks(tiny_settings(method, 0, ("far_background=off",)))
     assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)))
 
@@ -105,9 +110,15 @@ def test_beyond_strokes_of_background_the_loss_asks_for_background(method, one_p
     logits = bench.student(batch.image)
     plain = partial_loss(logits, batch.annotation).value
     far = cross_entropy_map(logits, torch.zeros_like(batch.annotation))[batch.expanded == BEYOND].mean()
-    torch.testing.assert_close(bench.method.supervised(logits, batch), plain + 0.5 * far if is_known else plain)
+    share = 0.5 if method == "sgrs" else 1.0  # of all that annotations ask for
+    losses = bench.method.annotated_losses(logits, batch)
+    torch.testing.assert_close(losses.total, share * (plain + 0.5 * far if is_known else plain))
+    torch.testing.assert_close(losses.parts["supervised"], share * plain)
+    assert ("beyond" in losses.parts) == is_known
+    if is_known:
+        torch.testing.assert_close(losses.parts["beyond"], share * far)
     without = dataclasses.replace(batch, expanded=None)
-    torch.testing.assert_close(bench.method.supervised(logits, without), plain)
+    torch.testing.assert_close(bench.method.annotated_losses(logits, without).total, share * plain)
     bench.step.labeled = batch
     assert (bench.losses().total != make_bench(method, scribbled=True, n_classes=3).losses().total) == is_known
 

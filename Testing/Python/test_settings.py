@@ -103,6 +103,7 @@ def test_minutes_and_iterations_exclude_each_other():
 
 def test_what_lies_beyond_cannot_be_asked_for_and_its_condition_excluded():
     assert "Change one of them" in refusal("far_background=on", "largest_component=off")
+    assert "dense labels only" in refusal("far_background=on", "method=supervised")
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_perfect_annotated_patch_costs_nothing_but_a_quarter_in_the_code():
         bench = make_bench("sgrs", f"sgrs.legacy={legacy}")
         annotation = bench.step.labeled.annotation
         logits = 60 * torch.stack([annotation == 0, annotation == 1], dim=1).float()
-        loss = bench.method.annotated_loss(logits, bench.step.labeled)
+        loss = bench.method.annotated_losses(logits, bench.step.labeled).total
         assert loss.item() == pytest.approx(wanted, abs=1e-5)
 
 

@@ -8,7 +8,8 @@ import torch
 
 from SemiSupSegLib.learning.networks import build_network
 from Testing.Benchmarks.speed import steps
-from Testing.Benchmarks.speed.peer_training import PeerTraining, Replay, Script, Setup, in_double
+from Testing.Benchmarks.speed.double import in_double
+from Testing.Benchmarks.speed.peer_training import PeerTraining, Replay, Script, Setup
 from Testing.Benchmarks.speed.rows import MissingPeer, Options
 from Testing.Benchmarks.speed.steps_replay import Recorder, take_weights
 

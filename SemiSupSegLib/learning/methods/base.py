@@ -72,6 +72,10 @@ class Losses:
     total: Tensor
     parts: dict[str, Tensor | float]
 
+    def plus(self, term: Tensor, parts: dict[str, Tensor | float]) -> Losses:
+        """With a further term, and numbers about it."""
+        return Losses(self.total + term, {**self.parts, **parts})
+
 
 class Method:
     """Base of all methods.
@@ -156,18 +160,19 @@ class Method:
         """The losses of one step."""
         raise NotImplementedError(f"{type(self).__name__} has no training step")
 
-    def supervised(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The loss on annotations: cross-entropy and Dice on annotated voxels, a case at a time.
+    def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
+        """What annotations ask for: cross-entropy and Dice on annotated voxels, a case at a time.
 
         To it comes half the batch's mean cross-entropy of what lies beyond the strokes of background, where that is
         known. SP3 has a part of its own for that.
         """
-        loss = partial_loss(logits, batch.annotation).value
+        supervised = partial_loss(logits, batch.annotation).value
+        losses = Losses(supervised, {"supervised": supervised})
         if batch.expanded is None or not self.beyond_is_background:
-            return loss
+            return losses
         is_far = batch.expanded == BEYOND
-        background = torch.zeros_like(batch.expanded)
-        return loss + _FAR_WEIGHT * weighted_cross_entropy(logits, background, is_far).value
+        beyond = weighted_cross_entropy(logits, torch.zeros_like(batch.expanded), is_far).value
+        return losses.plus(_FAR_WEIGHT * beyond, {"beyond": beyond})
 
     @property
     def beyond_is_background(self) -> bool:

@@ -93,8 +93,7 @@ class EmbeddingMatching(Method):
         weight = self.unlabeled_weight(step.fraction)
         if weight == 0:
             image = noisy(step.strong(step.labeled.image), self.options.student_noise)
-            supervised = self.supervised(step.student(image), step.labeled)
-            return Losses(supervised, {"supervised": supervised})
+            return self.annotated_losses(step.student(image), step.labeled)
 
         teacher = TeacherView.of_passes(
             monte_carlo_passes(step, step.unlabeled.image, self.options.passes, self.options.teacher_noise)
@@ -103,15 +102,15 @@ class EmbeddingMatching(Method):
         image = step.strong(step.labeled.joined(step.unlabeled).image)
         logits, embedding = step.student_features(noisy(image, self.options.student_noise))
         (labeled, logits), query = split(logits, step.labeled), split(embedding, step.labeled)[1]
-        supervised = self.supervised(labeled, step.labeled)
         l_ua = weighted_cross_entropy(logits, teacher.labels, ~unreliable).value
-        total = supervised + weight * self.options.uncertainty_weight * l_ua
-        parts = {"supervised": supervised, "L_UA": l_ua, "unreliable": unreliable.float().mean()}
+        losses = self.annotated_losses(labeled, step.labeled).plus(
+            weight * self.options.uncertainty_weight * l_ua,
+            {"L_UA": l_ua, "unreliable": unreliable.float().mean()},
+        )
         if self._matches:
             l_nn, l_en = self.matching_losses(step, logits, query, teacher, unreliable)
-            total = total + weight * self.options.pseudo_weight * (l_nn + l_en)
-            parts |= {"L_NN": l_nn, "L_EN": l_en}
-        return Losses(total, parts)
+            losses = losses.plus(weight * self.options.pseudo_weight * (l_nn + l_en), {"L_NN": l_nn, "L_EN": l_en})
+        return losses
 
     def matching_losses(
         self, step: Step, logits: Tensor, query: Tensor, teacher: TeacherView, unreliable: Tensor

@@ -32,11 +32,10 @@ class MeanTeacher(Method):
     def training_step(self, step: Step) -> Losses:
         weight = self.options.weight * self.unlabeled_weight(step.fraction)
         if weight == 0:
-            supervised = self.supervised(step.student(step.strong(step.labeled.image)), step.labeled)
-            return Losses(supervised, {"supervised": supervised})
+            return self.annotated_losses(step.student(step.strong(step.labeled.image)), step.labeled)
         image = (step.labeled if step.unlabeled is None else step.labeled.joined(step.unlabeled)).image
         teacher = softmax(step.teacher(noisy(image, self.options.noise), dropout=self.options.teacher_dropout))
         logits = step.student(step.strong(image))
-        supervised = self.supervised(split(logits, step.labeled)[0], step.labeled)
+        annotated = self.annotated_losses(split(logits, step.labeled)[0], step.labeled)
         consistency = consistency_mse(softmax(logits), teacher).value
-        return Losses(supervised + weight * consistency, {"supervised": supervised, "consistency": consistency})
+        return annotated.plus(weight * consistency, {"consistency": consistency})

@@ -85,8 +85,7 @@ class SGRS(Method):
     def training_step(self, step: Step) -> Losses:
         weight = self.options.weight * self.ramp(step)
         if weight == 0:
-            supervised = self.annotated_loss(step.student(self.labeled_view(step)), step.labeled)
-            return Losses(supervised, {"supervised": supervised})
+            return self.annotated_losses(step.student(self.labeled_view(step)), step.labeled)
 
         unlabeled, noise = step.unlabeled.image, self.options.noise
         perturbed = noisy(unlabeled, noise)
@@ -98,13 +97,11 @@ class SGRS(Method):
         logits = step.student(torch.cat([self.labeled_view(step), self.plain_view(step), mixed]))
         labeled, *views = logits.split([len(step.labeled), len(unlabeled), len(unlabeled)])
         regions = self.regions(*(softmax(view.detach()) for view in views))
-        supervised = self.annotated_loss(labeled, step.labeled)
         cross_entropy = sum(self.regional_cross_entropy(view, pseudo_labels, regions).value for view in views) / 2
         dice = sum(self.regional_dice(softmax(view), pseudo_labels, regions) for view in views) / 2
-        return Losses(
-            supervised + weight * 0.5 * (cross_entropy + dice),
+        return self.annotated_losses(labeled, step.labeled).plus(
+            weight * 0.5 * (cross_entropy + dice),
             {
-                "supervised": supervised,
                 "regional cross-entropy": cross_entropy,
                 "regional dice": dice,
                 "inconsistent": regions.inconsistent.float().mean(),
@@ -124,9 +121,10 @@ class SGRS(Method):
         """The unlabeled patches that aren't mixed with others, as the student sees them."""
         return step.strong(step.unlabeled.image) if self.options.strong_view else step.unlabeled.image
 
-    def annotated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """1/2 (CE + Dice)."""
-        return 0.5 * self.supervised(logits, batch)
+        losses = super().annotated_losses(logits, batch)
+        return Losses(0.5 * losses.total, {name: 0.5 * part for name, part in losses.parts.items()})
 
     @torch.no_grad()
     def pseudo_labels(self, step: Step, perturbed: Tensor) -> Tensor:

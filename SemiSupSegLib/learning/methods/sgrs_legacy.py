@@ -24,7 +24,7 @@ from ..losses import cross_entropy_map, masked_soft_dice, ramp_sigmoid
 from ..masked_mean import MaskedMean
 from ..plan import Plan
 from ..sampling import Batch
-from .base import Step, softmax
+from .base import Losses, Step, softmax
 from .sgrs import SGRS, Regions
 
 _OPTIMIZER = OptimizerSettings(
@@ -59,7 +59,7 @@ class LegacySGRS(SGRS):
     def labeled_view(self, step: Step) -> Tensor:
         return step.labeled.image
 
-    def annotated_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+    def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """1/2 (CE + Dice') over the batch, Dice' = 1 - sum(p y) / (sum(p^2) + sum(y^2)), D3."""
         annotated = (batch.annotation != IGNORE).float()
         cross_entropy = MaskedMean(cross_entropy_map(logits, batch.annotation).sum(), annotated.sum()).value
@@ -67,7 +67,8 @@ class LegacySGRS(SGRS):
         for label, p in enumerate(softmax(logits).unbind(dim=1)):
             p, y = p * annotated, (batch.annotation == label).float()
             dice.append(1 - (p * y).sum() / (p.square().sum() + y.sum() + 1e-10))
-        return 0.5 * (cross_entropy + torch.stack(dice).mean())
+        supervised = 0.5 * (cross_entropy + torch.stack(dice).mean())
+        return Losses(supervised, {"supervised": supervised})
 
     def is_uncertain(self, probabilities: Tensor) -> Tensor:
         return (probabilities[:, 0] > _TAU) & (probabilities[:, 0] < 1 - _TAU)

@@ -139,28 +139,28 @@ class SP3(Method):
         weight = self.options.pseudo_weight * self.unlabeled_weight(step.fraction)
         if weight == 0:
             logits = step.student(step.strong(step.labeled.image))
-            return self._annotated_losses(logits, step.labeled)
+            return self.annotated_losses(logits, step.labeled)
         batch = step.labeled if step.unlabeled is None else step.labeled.joined(step.unlabeled)
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
-        losses = self._annotated_losses(split(logits, step.labeled)[0], step.labeled)
+        annotated = self.annotated_losses(split(logits, step.labeled)[0], step.labeled)
         balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.options.class_balance)
         pseudo = (
             weighted_cross_entropy(logits, pseudo_labels, balanced).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
         )
-        return Losses(losses.total + weight * pseudo, {**losses.parts, "pseudo": pseudo, **parts})
+        return annotated.plus(weight * pseudo, {"pseudo": pseudo, **parts})
 
-    def _annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
+    def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """L_scr + l_e L_exp."""
-        scribbled = partial_loss(logits, batch.annotation).value
+        supervised = partial_loss(logits, batch.annotation).value
+        losses = Losses(supervised, {"supervised": supervised})
         if self.options.expansion_weight == 0:
-            return Losses(scribbled, {"supervised": scribbled})
+            return losses
         labels = self.expanded(batch)
         known = class_balanced(labels != IGNORE, labels, self.plan.n_classes, self.options.class_balance, per_case=True)
         expanded = weighted_cross_entropy(logits, labels, known).value
-        total = scribbled + self.options.expansion_weight * expanded
-        return Losses(total, {"supervised": scribbled, "expanded": expanded})
+        return losses.plus(self.options.expansion_weight * expanded, {"expanded": expanded})
 
     def expanded(self, batch: Batch) -> Tensor:
         """The expanded scribbles of a batch, ``(B, *spatial)`` uint8."""

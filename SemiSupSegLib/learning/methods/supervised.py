@@ -14,8 +14,7 @@ class Partial(Method):
     name = "partial"
 
     def training_step(self, step: Step) -> Losses:
-        loss = self.supervised(step.student(step.strong(step.labeled.image)), step.labeled)
-        return Losses(loss, {"supervised": loss})
+        return self.annotated_losses(step.student(step.strong(step.labeled.image)), step.labeled)
 
 
 class Supervised(Partial):

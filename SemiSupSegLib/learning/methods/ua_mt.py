@@ -53,18 +53,15 @@ class UncertaintyAwareMeanTeacher(Method):
     def training_step(self, step: Step) -> Losses:
         weight = self.options.weight * self.unlabeled_weight(step.fraction)
         if weight == 0:
-            supervised = self.supervised(step.student(step.strong(step.labeled.image)), step.labeled)
-            return Losses(supervised, {"supervised": supervised})
+            return self.annotated_losses(step.student(step.strong(step.labeled.image)), step.labeled)
         unlabeled = step.unlabeled.image
         teacher = softmax(step.teacher(noisy(unlabeled, self.options.noise), dropout=True))
         certain = self.certain(step, unlabeled)
         logits = step.student(step.strong(step.labeled.joined(step.unlabeled).image))
         labeled, follower = split(logits, step.labeled)
-        supervised = self.supervised(labeled, step.labeled)
         consistency = consistency_mse(softmax(follower), teacher, certain).value
-        return Losses(
-            supervised + weight * consistency,
-            {"supervised": supervised, "consistency": consistency, "certain": certain.float().mean()},
+        return self.annotated_losses(labeled, step.labeled).plus(
+            weight * consistency, {"consistency": consistency, "certain": certain.float().mean()}
         )
 
     def certain(self, step: Step, image: Tensor) -> Tensor:

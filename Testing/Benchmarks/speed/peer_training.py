@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
+from .double import in_double
 from .rows import MissingPeer
 from .stand_ins import stand_in
 
@@ -268,21 +268,6 @@ class _GatedLoader(torch.utils.data.DataLoader):
                     return
             self.gate.open()
             yield batch
-
-
-@contextlib.contextmanager
-def in_double() -> Iterator[None]:
-    """Whatever asks for float32 gets float64: without rounding to speak of, equal steps stay equal."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with (
-            mock.patch.object(torch.Tensor, "float", torch.Tensor.double),
-            mock.patch.object(torch, "float32", torch.float64),
-        ):
-            yield
-    finally:
-        torch.set_default_dtype(usual)
 
 
 def seed_forward_passes(network: nn.Module, first: int) -> None:

@@ -24,8 +24,9 @@ from SemiSupSegLib.phantom import make_phantom
 from SemiSupSegLib.training_settings import TrainingSettings
 from SemiSupSegLib.volume import read_volume
 
+from .double import in_double
 from .measure import compare, threads
-from .peer_training import PeerTraining, Script, Setup, in_double
+from .peer_training import PeerTraining, Script, Setup
 from .rows import Options, Row, attempt_all
 from .steps_replay import Recorder, comparable, take_weights
 from .steps_ssl4mis import MeanTeacherOfSSL4MIS, UncertaintyAwareOfSSL4MIS
@@ -101,7 +102,7 @@ class Bench:
 
     def compare_losses(self) -> tuple[bool, str]:
         """Whether our steps are the script's, and by how much losses differ, in words."""
-        patch = self.options.pick((32, 32, 32), (32, 32, 32), (16, 16, 16))
+        patch = self.options.pick((32,) * 3, (32,) * 3, (16,) * 3)
         steps, mean_steps, seeds = self.options.pick((20, 50, 3), (20, 50, 1), (3, 4, 1))
         exact = self.differences(_EXACT_PATCH, "float64", steps)
         rounded = self.differences(patch, "float32", steps)
