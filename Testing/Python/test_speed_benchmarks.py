@@ -174,9 +174,9 @@ def test_sizes_follow_the_options():
 REPORT = {
     "device": "abacus", "threads": 1, "cores": 2, "date": "2026-01-02", "versions": {"torch": "2.0"}, "size": "full",
     "rows": [
-        {"area": "sums", **Row("sum", "numpy", ours=0.0123, theirs=0.5, aim=3.0, equal=True).to_json()},
-        {"area": "sums", **Row("product", "numpy", error="no such file").to_json()},
-        {"area": "sums", **Row("search", "faiss", ours=60.0, theirs=90.0, unit="ms", limit=50.0).to_json()},
+        {"area": "steps", **Row("sum", "numpy", ours=0.0123, theirs=0.5, aim=3.0, equal=True).to_json()},
+        {"area": "steps", **Row("product", "numpy", error="no such file").to_json()},
+        {"area": "steps", **Row("search", "faiss", ours=60.0, theirs=90.0, unit="ms", limit=50.0).to_json()},
         {"area": "scaling", **Row("sum / numbers", "linear growth", ours=2.0, theirs=4.0, unit="x",
             values={"work": "sum", "against": "numbers", "sizes": [1, 4], "seconds": [1, 2]}).to_json()},
     ],
@@ -201,10 +201,10 @@ def test_figures_of_a_newer_report_take_the_place_of_older_ones():
     failed = Row("sum", "numpy", error="no such file").to_json()
     row = Row("root", "numpy", ours=1.0, theirs=5.0).to_json()
     rows = [
-        {"area": "sums", "size": size, **each} for size, each in (("full", product), ("full", failed), ("quick", row))
+        {"area": "steps", "size": size, **each} for size, each in (("full", product), ("full", failed), ("quick", row))
     ]
     merged = report.merged(REPORT, {**REPORT, "date": "2026-01-03", "rows": rows})
-    assert [each["name"] for each in merged["rows"]] == ["sum", "product", "search", "sum / numbers", "root"]
+    assert [each["name"] for each in merged["rows"]] == ["sum", "product", "search", "root", "sum / numbers"]
     assert merged["rows"][0] == REPORT["rows"][0]
     assert merged["rows"][1] == rows[0]
     assert "| root (quick) | numpy | 1 s | 5 s | 5 |" in report.section(merged)

@@ -13,7 +13,7 @@ from typing import Any
 
 from SemiSupSegLib.files import read_json, write_json_atomically
 
-from .command import key
+from .command import AREAS, key
 from .rows import Row
 
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
@@ -44,13 +44,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def merged(report: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
-    """A report with the figures of a newer one; rows that failed there, or weren't measured, change nothing."""
+    """A report with the figures of a newer one, area by area; rows that failed or weren't measured change nothing."""
     unlike = [each for each in ("device", "processor", "cores", "threads") if report.get(each) != newer.get(each)]
     if unlike:
         raise SystemExit(f"The results were measured with another {' and another '.join(unlike)}.")
     found = {key(row): row for row in newer["rows"] if row["ratio"] is not None}
     rows = [found.pop(key(row), row) for row in report["rows"]]
-    return {**report, "date": newer["date"], "versions": newer["versions"], "rows": [*rows, *found.values()]}
+    rows = sorted([*rows, *found.values()], key=lambda row: list(AREAS).index(row["area"]))
+    return {**report, "date": newer["date"], "versions": newer["versions"], "rows": rows}
 
 
 def updated(text: str, report: Mapping[str, Any]) -> str:
