@@ -109,28 +109,38 @@ class Settings:
         >>> TrainingSettings().with_overrides(["optimizer.learning_rate=0.02", "seed=3"]).seed
         3
         """
-        changed = self
+        changes: dict[str, Any] = {}
         for assignment in assignments:
             key, separator, text = assignment.partition("=")
             if not separator:
                 raise SettingsError(f"'{assignment}' is not a setting.", "Write it as KEY=VALUE.")
-            changed = changed._with_text(key.strip(), text.strip())
-        return changed
+            self._read(key.strip(), text.strip(), changes)
+        return self._with(changes)
 
-    def _with_text(self, key: str, text: str) -> Self:
+    @classmethod
+    def _read(cls, key: str, text: str, changes: dict[str, Any]) -> None:
+        """Put the value of a text into `changes`, which are nested as the groups are."""
         first, _, rest = key.partition(".")
-        hints = _type_hints(type(self))
+        hints = _type_hints(cls)
         _check_key(first, hints)
         if rest:
             if not _is_group(hints[first]):
                 raise SettingsError(f"The setting '{first}' has no part '{rest}'.")
-            return dataclasses.replace(self, **{first: getattr(self, first)._with_text(rest, text)})
+            hints[first]._read(rest, text, changes.setdefault(first, {}))
+            return
         if _is_group(hints[first]):
             raise SettingsError(
                 f"'{first}' is a group of settings.", f"Set one of its parts, as in {first}.NAME=VALUE."
             )
         # A text is taken as it is: a folder may be called "12", "true" or "a,b".
-        return dataclasses.replace(self, **{first: text if hints[first] is str else _parsed(text)})
+        changes[first] = text if hints[first] is str else _parsed(text)
+
+    def _with(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with all changes made at once, since one may be allowed by another."""
+        groups = {name: value for name, value in changes.items() if _is_group(_type_hints(type(self))[name])}
+        return dataclasses.replace(
+            self, **{**changes, **{name: getattr(self, name)._with(value) for name, value in groups.items()}}
+        )
 
     @classmethod
     def describe(cls, prefix: str = "") -> Iterator[SettingDescription]:

@@ -155,13 +155,18 @@ class TrainingSettings(Settings):
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """Settings from JSON values, also from a version whose only method to look beyond strokes was SP3."""
+        """Settings from JSON values, also from those of an older version."""
+        return super().from_json(cls.translated(body))
+
+    @classmethod
+    def translated(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """JSON values as today's version writes them: once, SP3 was the only method to look beyond strokes."""
         sp3 = body.get("sp3") if isinstance(body, Mapping) else None
         if not isinstance(sp3, Mapping) or "far_background" not in sp3:
-            return super().from_json(body)
+            return body
         wish = "auto" if sp3["far_background"] and body.get("method", cls.method) == "sp3" else "off"
         others = {key: value for key, value in sp3.items() if key != "far_background"}
-        return super().from_json({"far_background": wish, **body, "sp3": others})
+        return {"far_background": wish, **body, "sp3": others}
 
     @property
     def budget_minutes(self) -> float | None:

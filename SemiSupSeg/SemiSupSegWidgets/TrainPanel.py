@@ -118,7 +118,9 @@ class TrainPanel(Panel):
         return _("Changed: {names}").format(names=", ".join(changed)) if changed else ""
 
     def _assignments(self) -> list:
-        settings = advanced_form.assignments(dict(self.logic.getParameterNode().settings), self.method)
+        settings = advanced_form.assignments(
+            dict(self.logic.getParameterNode().settings), self.method, self.logic.trainingSettings()
+        )
         return [*settings, f"device={self.desk.device}"]
 
     @property
@@ -128,7 +130,7 @@ class TrainPanel(Panel):
 
     def _settingsProblem(self) -> str:
         try:
-            TrainingSettings().with_overrides(self._assignments())
+            TrainingSettings().with_overrides([*self._assignments(), f"method={self.method}"])
         except SemiSupSegError as error:
             return f"{error.message} {error.remedy}"
         return ""

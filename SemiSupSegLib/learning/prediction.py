@@ -40,9 +40,6 @@ _HELD_ANYWAY = 16_000_000
 """Numbers (64 MB) that windows may hold whatever the image is: strips compute many windows twice, and a scan of
 35x50x35 voxels and four classes took seven of them."""
 
-_SURELY_BACKGROUND = 0.95
-"""Probability of the background from which a voxel is no structure, and how uncertain it is matters to nobody."""
-
 _ANYWHERE = Whereabouts({})
 
 
@@ -63,9 +60,9 @@ class Prediction:
     uncertainty : numpy.ndarray or None
         Entropy over the entropy of a coin, clipped to 0..1, float32.
     score : float
-        Uncertainty of the case, 0..1: mean uncertainty over the structures found; where there are none, over what may
-        be one. Over what may be one everywhere, it ranked cases less well (Spearman with Dice on ACDC -0.45 instead of
-        -0.77 for `partial`, -0.71 instead of -0.76 for `supervised`).
+        Uncertainty of the case, 0..1: mean uncertainty over the structures found; 1 where none was, which somebody
+        should look at first. Over what may be a structure, it ranked cases less well (Spearman with Dice on ACDC -0.45
+        instead of -0.77 for `partial`, -0.71 instead of -0.76 for `supervised`).
     """
 
     labels: np.ndarray
@@ -226,7 +223,7 @@ class _Mean:
 
     @property
     def value(self) -> float:
-        return self.total / self.count if self.count else 0.0
+        return self.total / self.count
 
 
 class _Results:
@@ -236,39 +233,38 @@ class _Results:
         self.labels = np.empty(shape, dtype=np.uint8)
         self.probabilities = np.empty((n_classes, *shape), dtype=np.float32) if settings.probability else None
         self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
-        self.of_structures, self.of_possible = _Mean(), _Mean()
-        self.doubts: list[tuple[Box, np.ndarray]] | None = [] if is_cleaned else None
-        """Uncertainty of the structures in each part, float16: kept only until it is known what is left of them."""
+        self.is_cleaned = is_cleaned
+        self.doubts: list[tuple[Box, np.ndarray]] = []
+        """Uncertainty of the structures in each part, float16, where it isn't kept of all and they will be cleaned."""
+        self.of_structures = _Mean()
 
     def take(self, box: Box, probabilities: Tensor) -> None:
         """Take in the probabilities ``(C, k, j, i)`` of a part of the image."""
         labels = winners(probabilities, dim=0)
         self.labels[box] = labels.numpy()
-        possible = probabilities[0] < _SURELY_BACKGROUND
-        if self.uncertainty is None:
-            of_possible = binary_share_of_entropy(probabilities[:, possible])
-        else:
-            entropy = binary_share_of_entropy(probabilities)
-            self.uncertainty[box] = entropy.numpy()
-            of_possible = entropy[possible]
-        of_structures = of_possible[labels[possible] > 0].numpy()
-        self.of_possible.add(of_possible.numpy())
-        self.of_structures.add(of_structures)
-        if self.doubts is not None:
-            self.doubts.append((box, of_structures.astype(np.float16)))
         if self.probabilities is not None:
             self.probabilities[(slice(None), *box)] = probabilities.numpy()
+        if self.uncertainty is not None:
+            self.uncertainty[box] = binary_share_of_entropy(probabilities).numpy()
+            return
+        doubts = binary_share_of_entropy(probabilities[:, labels > 0]).numpy()
+        if self.is_cleaned:
+            self.doubts.append((box, doubts.astype(np.float16)))
+        else:
+            self.of_structures.add(doubts)
 
     def keep(self, cleaned: np.ndarray) -> None:
         """Keep labels of which some structures were made background."""
-        self.of_structures = _Mean()
         for box, doubts in self.doubts:
             self.of_structures.add(doubts[cleaned[box][self.labels[box] > 0] > 0])
-        self.labels, self.doubts = cleaned, None
+        self.labels = cleaned
 
     def prediction(self) -> Prediction:
-        score = self.of_structures if self.of_structures.count else self.of_possible
-        return Prediction(self.labels, self.probabilities, self.uncertainty, score.value)
+        if self.uncertainty is not None:
+            for labels, uncertainty in zip(self.labels, self.uncertainty, strict=True):
+                self.of_structures.add(uncertainty[labels > 0])
+        score = self.of_structures.value if self.of_structures.count else 1.0
+        return Prediction(self.labels, self.probabilities, self.uncertainty, score)
 
 
 def build_planned_network(plan: Plan) -> SegmentationNetwork:

@@ -15,7 +15,6 @@ from ..surroundings import beyond_background
 from ..training_settings import TrainingSettings
 from .cases import TrainingCase
 from .methods import METHODS
-from .one_piece import may_be_all_classes
 from .plan import Plan
 
 
@@ -35,15 +34,19 @@ class SuperpixelPreparation:
     def __init__(self, settings: TrainingSettings, plan: Plan, cache: Path):
         method = METHODS[settings.method]
         self.uses_superpixels = method.uses_superpixels
-        self.looks_beyond = method.looks_beyond(settings) and may_be_all_classes(
-            settings.largest_component, plan.n_classes
-        )
+        self.looks_beyond = method.looks_beyond(settings, plan.n_classes)
         self.options = settings.sp3 if method.uses_superpixels else SP3Settings()
         self.n_classes = plan.n_classes
         self.cache = cache
         self.superpixel_settings = SuperpixelSettings(
             size_mm=self.options.superpixel_size, compactness=self.options.compactness, dimensions=plan.dimensions
         )
+
+    @staticmethod
+    def is_wanted(settings: TrainingSettings, n_classes: int) -> bool:
+        """Whether a training may want superpixels of any case."""
+        method = METHODS[settings.method]
+        return method.uses_superpixels or method.looks_beyond(settings, n_classes)
 
     def is_needed(self, case: TrainingCase) -> bool:
         """Whether the method wants anything of a case's superpixels."""

@@ -35,6 +35,7 @@ from .one_piece import one_piece_classes
 from .plan import Plan, derive_plan
 from .prediction import Predictor, Stopped
 from .session import Outcome, Session, StopReason
+from .superpixel_preparation import SuperpixelPreparation
 from .trained_model import save_model, versions
 from .trainer import Trainer, is_finite
 from .training_data import TrainingData, held_out_file, load_training_data
@@ -79,7 +80,7 @@ class TrainingRun:
         self.session = session
         self.processes = processes
         details = processes.of_leader(session.folder.details)
-        self._said = details["settings"]
+        self._said = TrainingSettings.translated(details["settings"])
         self.settings = TrainingSettings.from_json(self._said)
         self.cohort = Cohort.load(session.request.cohort)
         self.device = processes.device(self.settings.device)
@@ -103,6 +104,7 @@ class TrainingRun:
             self._begun = time.monotonic()
             if self.processes.is_leader:
                 delete_temporaries(self.session.folder.checkpoints)
+            one_piece_classes(self.settings.largest_component, self.cohort.schema, ())  # fails now, not after loading
             self.plan = self.plan or self._make_plan()
             self._check_batch()
             with self.processes.leader_first() if self._needs_superpixels() else contextlib.nullcontext():
@@ -160,7 +162,7 @@ class TrainingRun:
         )
 
     def _needs_superpixels(self) -> bool:
-        return self.method_class.uses_superpixels or self.method_class.looks_beyond(self.settings)
+        return SuperpixelPreparation.is_wanted(self.settings, self.cohort.schema.n_classes)
 
     def _one_piece_classes(self) -> tuple[int, ...]:
         return one_piece_classes(self.settings.largest_component, self.cohort.schema, self.data.dense_cases)

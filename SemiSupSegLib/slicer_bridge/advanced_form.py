@@ -54,10 +54,11 @@ def changed_settings(texts: Mapping[str, str], descriptions: Iterable[SettingDes
     return {key: text for key, text in texts.items() if key in defaults and text.strip() not in ("", defaults[key])}
 
 
-def assignments(settings: Mapping[str, str], method: str) -> list[str]:
+def assignments(settings: Mapping[str, str], method: str, descriptions: Iterable[SettingDescription]) -> list[str]:
     """Changed settings as ``KEY=VALUE``, those of other methods left out; empty means automatic."""
+    texts = {each.key for each in descriptions if each.kind == "a text"}
     return [
-        f"{key}={_json_list(text)}"
+        f"{key}={text.strip() if key in texts else _json_list(text)}"
         for key, text in settings.items()
         if key.partition(".")[0] not in METHODS or key.partition(".")[0] == method
     ]

@@ -82,6 +82,7 @@ def _round(split: Split, options: argparse.Namespace, began: float) -> dict[str,
         "device": first["device"],
         "versions": first["versions"],
         "before": first["test teacher"]["mean_dice"],
+        "uncertainty": pool["uncertainty"],
     }
     going_on = _going_on(options)
     going_on.set = [*options.set, f"warm_start={(folder / 'run').resolve()}"]

@@ -34,6 +34,8 @@ from .statistics import compare
 PUBLISHED_ITERATIONS = 6000
 _MISSING = object()
 _TRANSDUCTIVE_CASES = 20
+_NO_VARIANT = ("method=", "seed=", "minutes=", "iterations=", "device=", "warm_start=")
+"""What every run of a study has in its own way, so that a variant can't."""
 """Unlabeled training scans that are predicted for transductive Dice in the quick form."""
 
 
@@ -225,8 +227,11 @@ def _method(text: str) -> str:
     name, changes = parts(text)
     if name not in METHODS:
         raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(METHODS)}")
+    fixed = [each for each in changes if each.startswith(_NO_VARIANT)]
+    if fixed:
+        raise argparse.ArgumentTypeError(f"a study says {', '.join(fixed)} by itself")
     try:
-        TrainingSettings().with_overrides(changes)
+        TrainingSettings().with_overrides([*changes, f"method={name}"])
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text

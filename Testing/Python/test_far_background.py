@@ -63,11 +63,16 @@ def test_only_where_strokes_show_every_class_something_lies_beyond(method, tmp_p
 
 @pytest.mark.parametrize("method", METHODS)
 def test_by_default_methods_ask_that_learn_from_what_nobody_annotated(method):
-    asks = METHODS[method].looks_beyond
+    def asks(settings, n_classes=2):
+        return METHODS[method].looks_beyond(settings, n_classes)
+
     assert asks(tiny_settings(method)) == (method not in ("partial", "supervised"))
     assert method == "supervised" or asks(tiny_settings(method, 0, ("far_background=on",)))
     assert not asks(tiny_settings(method, 0, ("far_background=off",)))
-    assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)))
+    named = tiny_settings(method, 0, ("largest_component=ball",))
+    assert asks(named) == asks(tiny_settings(method))
+    assert not asks(named, n_classes=3)
+    assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)), 2)
 
 
 def test_a_method_without_superpixels_learns_what_lies_beyond_and_nothing_else(tmp_path):
@@ -113,10 +118,10 @@ def test_beyond_strokes_of_background_the_loss_asks_for_background(method, one_p
     share = 0.5 if method == "sgrs" else 1.0  # of all that annotations ask for
     losses = bench.method.annotated_losses(logits, batch)
     torch.testing.assert_close(losses.total, share * (plain + 0.5 * far if is_known else plain))
-    torch.testing.assert_close(losses.parts["supervised"], share * plain)
+    torch.testing.assert_close(losses.parts["supervised"], plain)
     assert ("beyond" in losses.parts) == is_known
     if is_known:
-        torch.testing.assert_close(losses.parts["beyond"], share * far)
+        torch.testing.assert_close(losses.parts["beyond"], far)
     without = dataclasses.replace(batch, expanded=None)
     torch.testing.assert_close(bench.method.annotated_losses(logits, without).total, share * plain)
     bench.step.labeled = batch

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from SemiSupSegLib.errors import SemiSupSegError
 from SemiSupSegLib.geometry import Geometry
 from SemiSupSegLib.labels import IGNORE, LabelSchema, SegmentClass
 from SemiSupSegLib.learning.cases import TrainingCase
@@ -30,6 +31,7 @@ class Scribbled:
 
 ORGAN = np.s_[:, 8:16, 3:9]
 LESION = np.s_[:, 8:16, 14:20]
+SPECK = (np.s_[0, 0, :9], 1)
 
 
 def classes(predict, *cases):
@@ -56,6 +58,8 @@ def labeled(*places: tuple[object, int], ties=None) -> TrainingCase:
         ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (LESION, 1))], ()),
         ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (np.s_[0, 0, :20], 1))], (1,)),  # 20 of 404 voxels
         ([labeled((ORGAN, 1)), labeled((ORGAN, 1), (np.s_[0, 0, :21], 1))], ()),
+        ([labeled((ORGAN, 1), SPECK)] * 3 + [labeled((ORGAN, 1))] * 3, (1,)),
+        ([labeled((ORGAN, 1), SPECK)] * 4 + [labeled((ORGAN, 1))] * 3, ()),  # more often a satellite than none
         ([labeled((ORGAN, 1), ties=np.s_[:, 12:14, :])], (1,)),
         ([labeled((ORGAN, 1)), labeled((LESION, 2))], (1, 2)),
     ],
@@ -63,6 +67,14 @@ def labeled(*places: tuple[object, int], ties=None) -> TrainingCase:
 def test_a_class_is_one_piece_if_dense_labels_show_it_so_but_for_specks(cases, expected):
     schema = LabelSchema((SegmentClass("organ"), SegmentClass("lesion")))
     assert one_piece_classes("auto", schema, cases) == expected
+
+
+def test_classes_by_name_count_once_and_the_background_never():
+    schema = LabelSchema((SegmentClass("organ"), SegmentClass("lesion")))
+    assert one_piece_classes("lesion, organ,lesion", schema, ()) == (1, 2)
+    assert one_piece_classes("background, organ", schema, ()) == (1,)
+    with pytest.raises(SemiSupSegError, match="tube"):
+        one_piece_classes("tube", schema, ())
 
 
 @pytest.mark.parametrize(("n_wrong", "expected"), [(0, (1,)), (1, (1,)), (2, (1,)), (3, ())])

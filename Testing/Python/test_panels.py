@@ -30,6 +30,8 @@ from SemiSupSegLib.slicer_bridge.panel_state import Situation
 from SemiSupSegLib.slicer_bridge.shelf import Card
 from SemiSupSegLib.training_settings import METHODS, TrainingSettings
 
+DESCRIPTIONS = tuple(TrainingSettings.describe())
+
 ROOT = Path(__file__).resolve().parents[2]
 WIDGETS = ROOT / "SemiSupSeg" / "SemiSupSegWidgets"
 UI = ROOT / "SemiSupSeg" / "Resources" / "UI"
@@ -412,17 +414,18 @@ def test_a_tip_says_meaning_range_default_and_name():
         ("augmentation.mirror", "true, false, false", (True, False, False)),
         ("deep_supervision", "true", True),
         ("optimizer.name", "sgd", "sgd"),
+        ("largest_component", "ball, tube", "ball, tube"),
     ],
 )
 def test_texts_of_the_form_become_settings(key, text, value):
-    settings = TrainingSettings().with_overrides(advanced_form.assignments({key: text}, "sp3"))
+    settings = TrainingSettings().with_overrides(advanced_form.assignments({key: text}, "sp3", DESCRIPTIONS))
     for part in key.split("."):
         settings = getattr(settings, part)
     assert settings == value
 
 
 def test_settings_of_other_methods_stay_at_home():
-    assert advanced_form.assignments({"sgrs.weight": "2", "seed": "3"}, "sp3") == ["seed=3"]
+    assert advanced_form.assignments({"sgrs.weight": "2", "seed": "3"}, "sp3", DESCRIPTIONS) == ["seed=3"]
 
 
 # -- small jobs in a process of their own -----------------------------------------------------------------------------

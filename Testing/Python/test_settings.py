@@ -106,6 +106,11 @@ def test_what_lies_beyond_cannot_be_asked_for_and_its_condition_excluded():
     assert "dense labels only" in refusal("far_background=on", "method=supervised")
 
 
+def test_one_setting_may_be_allowed_by_another_that_comes_later():
+    changes = ["method=supervised", "far_background=on", "annotations=scribbles"]
+    assert TrainingSettings().with_overrides(changes) == TrainingSettings().with_overrides(reversed(changes))
+
+
 @pytest.mark.parametrize(
     ("method", "former", "now"), [("sp3", True, "auto"), ("sp3", False, "off"), ("sgrs", True, "off")]
 )
@@ -114,6 +119,7 @@ def test_runs_of_the_version_in_which_only_sp3_looked_beyond_strokes_go_on_as_th
     del body["far_background"]
     body["sp3"]["far_background"] = former
     assert TrainingSettings.from_json(body) == TrainingSettings(method=method, seed=3, far_background=now)
+    assert TrainingSettings.unsaid(TrainingSettings.translated(body)) == []
     assert body["sp3"]["far_background"] is former
     with pytest.raises(SettingsError, match="names and values"):
         TrainingSettings.from_json({"sp3": None})

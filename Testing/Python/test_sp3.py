@@ -238,11 +238,13 @@ def test_what_lies_beyond_background_is_background_only_where_every_class_is_one
         ((), 0.06),
         (("far_background=off",), 0.3),
         (("largest_component=off",), 0.3),
+        (("largest_component=ball",), 0.3),
+        (("largest_component=ball,tube",), 0.06),
         (("far_background=off", "schedule.unlabeled_start=0.1"), 0.1),
     ],
 )
 def test_pseudo_labels_start_early_only_where_surroundings_may_be_known(changes, start):
-    assert SP3(tiny_settings("sp3", 0, changes), tiny_plan()).unlabeled_start == start
+    assert SP3(tiny_settings("sp3", 0, changes), tiny_plan(3)).unlabeled_start == start
 
 
 def test_expansion_balances_each_case_by_itself():

@@ -89,6 +89,10 @@ def test_a_method_with_a_setting_of_its_own_is_a_method_beside_it(data, tmp_path
     rows = json.loads(out.read_text())["rows"]
     assert [(row["method"], row["iterations"]) for row in rows] == [("supervised", 2), (variant, 2)]
     assert [row["settings"]["foreground_fraction"] for row in rows] == [0.5, 1]
+    for refused in ("partial+seed=7", "partial+method=sgrs", "supervised+far_background=on"):
+        with pytest.raises(SystemExit):
+            main("la", [*arguments, "--methods", refused])
+        assert refused.split("+")[0] in capsys.readouterr().err
     for unknown in ("nothing", "supervised+nothing=1"):
         with pytest.raises(SystemExit):
             main("la", [*arguments, "--methods", unknown])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...labels import BEYOND
 from ...training_settings import TrainingSettings
 from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
+from ..one_piece import may_be_all_classes
 from ..plan import Plan
 from ..sampling import Batch
 
@@ -102,13 +103,13 @@ class Method:
         """Classes that are one piece, as far as is known by now."""
 
     @classmethod
-    def looks_beyond(cls, settings: TrainingSettings) -> bool:
+    def looks_beyond(cls, settings: TrainingSettings, n_classes: int) -> bool:
         """Whether scribbled cases are asked what lies beyond their strokes of background.
 
         The answer counts once every class is known to be one piece.
         """
         is_wanted = cls.uses_unlabeled if settings.far_background == "auto" else settings.far_background == "on"
-        return is_wanted and settings.largest_component != "off"
+        return is_wanted and may_be_all_classes(settings.largest_component, n_classes)
 
     @property
     def unlabeled_start(self) -> float:

@@ -76,8 +76,8 @@ class SGRS(Method):
         return (LegacySGRS if settings.sgrs.legacy else SGRS)(settings, plan)
 
     @classmethod
-    def looks_beyond(cls, settings: TrainingSettings) -> bool:
-        return not settings.sgrs.legacy and super().looks_beyond(settings)
+    def looks_beyond(cls, settings: TrainingSettings, n_classes: int) -> bool:
+        return not settings.sgrs.legacy and super().looks_beyond(settings, n_classes)
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.weight > 0 else 0.0
@@ -122,9 +122,9 @@ class SGRS(Method):
         return step.strong(step.unlabeled.image) if self.options.strong_view else step.unlabeled.image
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
-        """1/2 (CE + Dice)."""
+        """Half of what annotations ask for in other methods, ``1/2 (CE + Dice)``; its parts are whole."""
         losses = super().annotated_losses(logits, batch)
-        return Losses(0.5 * losses.total, {name: 0.5 * part for name, part in losses.parts.items()})
+        return Losses(0.5 * losses.total, losses.parts)
 
     @torch.no_grad()
     def pseudo_labels(self, step: Step, perturbed: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class SP3(Method):
     @property
     def unlabeled_start(self) -> float:
         chosen = self.settings.schedule.unlabeled_start
-        if chosen is None and not self.looks_beyond(self.settings):
+        if chosen is None and not self.looks_beyond(self.settings, self.plan.n_classes):
             return self.late_start
         return super().unlabeled_start
 

@@ -31,7 +31,7 @@ from .double import in_double
 from .measure import compare
 from .rows import Options, Row, attempt_all
 
-_SAME_LOSS = 1e-4
+_SAME_LOSS = 1e-9
 _STEPS_COMPARED, _STEPS_TIMED = 20, 3
 _COMPARED, _ROUNDED = "compared", "compared in float32"
 """Stand for the small training, in float64 and in float32, where a precision names the one that is timed."""
