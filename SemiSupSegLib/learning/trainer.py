@@ -102,6 +102,7 @@ class Trainer:
     def replace_cases(self, cases: Sequence[TrainingCase]) -> None:
         """Train on with these cases, or with other annotations of the same ones."""
         self.cases = list(cases)
+        self.method.learns_from_strokes = any(case.annotation is not None and not case.is_dense for case in self.cases)
         self.__dict__.pop("whereabouts", None)
 
     @functools.cached_property

@@ -247,6 +247,13 @@ def test_pseudo_labels_start_early_only_where_surroundings_may_be_known(changes,
     assert SP3(tiny_settings("sp3", 0, changes), tiny_plan(3)).unlabeled_start == start
 
 
+def test_after_dense_labels_alone_pseudo_labels_start_late_and_nothing_is_balanced():
+    method = SP3(tiny_settings("sp3"), tiny_plan())
+    assert (method.unlabeled_start, method.balance) == (0.06, 0.4)
+    method.learns_from_strokes = False
+    assert (method.unlabeled_start, method.balance) == (0.3, 0.0)
+
+
 def test_expansion_balances_each_case_by_itself():
     bench = make_bench("sp3", "sp3.class_balance=1", fraction=0.0)
     annotation = bench.step.labeled.annotation.clone()

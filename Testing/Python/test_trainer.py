@@ -100,6 +100,18 @@ def test_places_follow_the_annotations(cases):
     assert trainer.whereabouts.places[1] != before
 
 
+def test_a_method_knows_whether_any_case_has_strokes(cases):
+    trainer = a_trainer(cases)
+    assert trainer.method.learns_from_strokes
+    dense = cases[0].annotation.numpy().copy()
+    dense[dense == IGNORE] = 0
+    image = cases[0].image.numpy()
+    labeled = training_case("case0", image, dense)
+    labeled.annotate(dense, is_dense=True)
+    trainer.replace_cases([labeled, *(case for case in cases if case.annotation is None)])
+    assert not trainer.method.learns_from_strokes
+
+
 def test_other_methods_take_annotated_patches_as_unlabeled_ones_where_there_are_no_others(cases):
     parts = steps(a_trainer(cases[:2], "method=sgrs", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
     assert parts[0]["regional cross-entropy"] > 0

@@ -101,6 +101,8 @@ class Method:
         self.plan = plan
         self.one_piece = plan.largest_component
         """Classes that are one piece, as far as is known by now."""
+        self.learns_from_strokes = True
+        """Whether any annotated case has strokes instead of a dense label."""
 
     @classmethod
     def looks_beyond(cls, settings: TrainingSettings, n_classes: int) -> bool:

@@ -128,9 +128,13 @@ class SP3(Method):
     @property
     def unlabeled_start(self) -> float:
         chosen = self.settings.schedule.unlabeled_start
-        if chosen is None and not self.looks_beyond(self.settings, self.plan.n_classes):
-            return self.late_start
-        return super().unlabeled_start
+        knows_surroundings = self.learns_from_strokes and self.looks_beyond(self.settings, self.plan.n_classes)
+        return self.late_start if chosen is None and not knows_surroundings else super().unlabeled_start
+
+    @property
+    def balance(self) -> float:
+        """How much classes are balanced: only beside strokes, where what is filled in is mostly background."""
+        return self.options.class_balance if self.learns_from_strokes else 0.0
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.pseudo_weight > 0 else 0.0
@@ -144,7 +148,7 @@ class SP3(Method):
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         annotated = self.annotated_losses(split(logits, step.labeled)[0], step.labeled)
-        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.options.class_balance)
+        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.balance)
         pseudo = (
             weighted_cross_entropy(logits, pseudo_labels, balanced).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
@@ -158,7 +162,7 @@ class SP3(Method):
         if self.options.expansion_weight == 0:
             return losses
         labels = self.expanded(batch)
-        known = class_balanced(labels != IGNORE, labels, self.plan.n_classes, self.options.class_balance, per_case=True)
+        known = class_balanced(labels != IGNORE, labels, self.plan.n_classes, self.balance, per_case=True)
         expanded = weighted_cross_entropy(logits, labels, known).value
         return losses.plus(self.options.expansion_weight * expanded, {"expanded": expanded})
 

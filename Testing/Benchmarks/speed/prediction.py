@@ -53,11 +53,11 @@ def rows(options: Options) -> Iterator[Row]:
         for precision, peer, aim, check, theirs in wanted:
             name = _NAME + precision
             yield attempt(name, peer, partial(_compared, task, name, precision, peer, aim, check, theirs), aim=aim)
-    for n_classes, probability in ((2, False), (40, False), (5, True)):
-        name = f"memory of a prediction, {n_classes} classes{', probabilities' if probability else ''}"
-        limit = float(n_classes + 2 if probability else _COPIES)
+    for n_classes, extra in ((2, ""), (2, "largest component"), (40, ""), (5, "probabilities")):
+        name = f"memory of a prediction, {n_classes} classes{', ' if extra else ''}{extra}"
+        limit = float(n_classes + 2 if extra == "probabilities" else _COPIES)
         if options.wants(name, _LIMIT):
-            yield attempt(name, _LIMIT, partial(_memory, options, n_classes, probability, name, limit), aim=1.0)
+            yield attempt(name, _LIMIT, partial(_memory, options, n_classes, extra, name, limit), aim=1.0)
 
 
 def _compared(task: _Task, name: str, precision: str, peer: str, aim: float, check: Callable, theirs: Callable) -> Row:
@@ -244,10 +244,10 @@ def _largest_structures(labels: np.ndarray) -> np.ndarray:
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def _memory(options: Options, n_classes: int, probability: bool, name: str, limit: float) -> Row:
+def _memory(options: Options, n_classes: int, extra: str, name: str, limit: float) -> Row:
     shape = (32, 64, 64) if options.tiny else (200, 512, 512)
     window = (8, 16, 16) if options.tiny else (40, 64, 64)
-    n_bytes = peak_memory(_whole_prediction, shape, window, n_classes, probability, options.threads)
+    n_bytes = peak_memory(_whole_prediction, shape, window, n_classes, extra, options.threads)
     copies = n_bytes / (4 * int(np.prod(shape)))
     size = "x".join(map(str, shape))
     note = f"float32 copies of {size} voxels beside the int16 image itself, the network's own maps included"
@@ -255,9 +255,9 @@ def _memory(options: Options, n_classes: int, probability: bool, name: str, limi
 
 
 def _whole_prediction(
-    shape: tuple[int, int, int], window: tuple[int, int, int], n_classes: int, probability: bool, threads: int
+    shape: tuple[int, int, int], window: tuple[int, int, int], n_classes: int, extra: str, threads: int
 ) -> Callable[[], Any]:
-    """From an image to labels on its grid, by a small network on the image's own spacing."""
+    """From an image to labels on its grid, by a small network on the image's own spacing; `extra` names what more."""
     import torch
 
     from SemiSupSegLib.learning.devices import prepare_process
@@ -270,8 +270,9 @@ def _whole_prediction(
                 n_classes)  # fmt: skip
     device = torch.device("cpu")
     prepare_process(device, threads)
-    settings = PredictionSettings(probability=probability, overlap=0.25)
-    predictor = Predictor(build_planned_network(plan).eval(), plan, device, settings)
+    settings = PredictionSettings(probability=extra == "probabilities", overlap=0.25)
+    one_piece = tuple(range(1, n_classes)) if extra == "largest component" else ()
+    predictor = Predictor(build_planned_network(plan).eval(), plan, device, settings, one_piece)
     predictor(Volume(np.arange(24**3, dtype=np.int16).reshape(24, 24, 24), Geometry((24, 24, 24))))  # warms up
     array = np.random.default_rng(0).integers(0, 2000, shape, dtype=np.int16)
     return partial(predictor, Volume(array, Geometry(shape[::-1])))
