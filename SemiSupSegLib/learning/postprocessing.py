@@ -88,9 +88,14 @@ def main_piece(mask: NDArray, reach: Sequence[int], weights: AxisWeights | None 
     largest = largest_component(mask, weights)
     if not any(reach) or np.array_equal(largest, mask):
         return largest
+    place = largest.argmax()
+    del largest  # what is left of memory is for the pieces, four bytes a voxel
     widened = maximum_filter(mask.view(np.uint8), size=[2 * each + 1 for each in reach], mode="constant")
     pieces, _ = label(widened)
-    return mask & (pieces == pieces.flat[largest.argmax()])
+    del widened
+    kept = pieces == pieces.flat[place]
+    kept &= mask
+    return kept
 
 
 def keep_largest_components(
