@@ -107,10 +107,20 @@ def test_every_labeled_patch_is_a_partner_once():
     assert sorted(partners.round().tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_no_patch_is_its_own_partner_where_all_are_annotated(count):
+    patches = torch.arange(float(count)).view(count, 1, 1, 1)
+    for seed in range(10):
+        mixed, lam = mix(torch.zeros_like(patches), patches, 0.75, np.random.default_rng(seed), are_same=True)
+        partners = (mixed.flatten() / (1 - lam)).round()
+        assert sorted(partners.tolist()) == list(range(count))
+        assert (partners != patches.flatten()).all()
+
+
 @pytest.mark.parametrize("share, differs", [(1.0, False), (0.5, True)])
 def test_mixture_of_nothing_but_the_unlabeled_leaves_no_inconsistent_region(monkeypatch, share, differs):
     monkeypatch.setattr(
-        "SemiSupSegLib.learning.methods.sgrs.mix", lambda u, x, a, n: (share * u + (1 - share) * x, None)
+        "SemiSupSegLib.learning.methods.sgrs.mix", lambda u, x, a, n, same: (share * u + (1 - share) * x, None)
     )
     bench = make_bench("sgrs", "sgrs.noise=0", "sgrs.uncertain_rule=none")
     bench.student.body.weight.data.mul_(4)
@@ -224,7 +234,7 @@ def test_labels_of_the_mixture_are_the_unlabeled_patchs(monkeypatch):
     )
     for share in (1.0, 0.5):
         monkeypatch.setattr(
-            "SemiSupSegLib.learning.methods.sgrs.mix", lambda u, x, a, n, s=share: (s * u + (1 - s) * x, None)
+            "SemiSupSegLib.learning.methods.sgrs.mix", lambda u, x, a, n, same, s=share: (s * u + (1 - s) * x, None)
         )
         bench.losses()
     assert len(seen) == 4

@@ -75,19 +75,28 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(cases, tmp_p
     assert load_newest_checkpoint(tmp_path).iteration == 5
 
 
-@pytest.mark.parametrize("method", ["sp3", "mean_teacher"])
-def test_where_every_case_is_annotated_its_own_patches_stand_for_unlabeled_ones(cases, method, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "curve", "own", "all_together"),  # and how many patches a patch makes the student see
+    [
+        ("sp3", "pseudo", 1, 2),
+        ("mean_teacher", "consistency", 1, 2),
+        ("ua_mt", "consistency", 1, 2),
+        ("embedding_matching", "L_UA", 1, 2),
+        ("sgrs", "regional cross-entropy", 2, 3),
+    ],
+)
+def test_where_every_case_is_annotated_its_own_patches_stand_for_unlabeled_ones(
+    cases, method, curve, own, all_together, monkeypatch
+):
     seen = []
     forward = Trainer._forward_student
     monkeypatch.setattr(
         Trainer, "_forward_student", lambda self, x, **rest: seen.append(len(x)) or forward(self, x, **rest)
     )
-    parts = steps(
-        a_trainer(cases[:2], f"method={method}", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1
-    )
-    parts += steps(a_trainer(cases, f"method={method}", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
-    assert seen[1] == 2 * seen[0]
-    assert all(each["pseudo" if method == "sp3" else "consistency"] > 0 for each in parts)
+    wishes = (f"method={method}", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0")
+    parts = steps(a_trainer(cases[:2], *wishes), 1) + steps(a_trainer(cases, *wishes), 1)
+    assert seen[0] / own == seen[1] / all_together
+    assert all(each[curve] > 0 for each in parts)
 
 
 def test_places_follow_the_annotations(cases):
@@ -112,8 +121,9 @@ def test_a_method_knows_whether_any_case_has_strokes(cases):
     assert not trainer.method.learns_from_strokes
 
 
-def test_other_methods_take_annotated_patches_as_unlabeled_ones_where_there_are_no_others(cases):
-    parts = steps(a_trainer(cases[:2], "method=sgrs", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0"), 1)
+def test_the_published_code_draws_annotated_patches_again_where_there_are_no_others(cases):
+    wishes = ("method=sgrs", "sgrs.legacy=true", "schedule.unlabeled_start=0", "schedule.unlabeled_ramp=0")
+    parts = steps(a_trainer(cases[:2], *wishes), 1)
     assert parts[0]["regional cross-entropy"] > 0
 
 

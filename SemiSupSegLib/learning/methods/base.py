@@ -65,6 +65,21 @@ class Step:
     fraction: float
     numbers: np.random.Generator
 
+    @property
+    def all(self) -> Batch:
+        """All patches, the annotated ones first."""
+        return self.labeled if self.unlabeled is None else self.labeled.joined(self.unlabeled)
+
+    @property
+    def rest(self) -> Batch:
+        """The patches to learn from beside annotations: the annotated ones themselves where there are no others."""
+        return self.labeled if self.unlabeled is None else self.unlabeled
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what a network makes of `all`, the parts that belong to `labeled` and to `rest`."""
+        n_labeled = len(self.labeled)
+        return tensor[:n_labeled], tensor if self.unlabeled is None else tensor[n_labeled:]
+
 
 @dataclass
 class Losses:
@@ -90,7 +105,7 @@ class Method:
     uses_superpixels = False
     learns_beside_annotations = False
     """Whether what is learned from unlabeled patches is learned from annotated ones, too. Then no others are drawn
-    where every case is annotated, as often with scribbles."""
+    where every case is annotated, as often with scribbles, and a step costs less."""
     usual_start = 0.4
     """Share of the training that is spent on annotations alone, unless settings say otherwise."""
     trains_on = "auto"
@@ -204,11 +219,6 @@ class Method:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-
-
-def split(tensor: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The parts of a joint forward pass that belong to the labeled batch and to the rest."""
-    return tensor[: len(batch)], tensor[len(batch) :]
 
 
 def softmax(logits: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from ..losses import ramp_sigmoid, softmax_entropy, weighted_cross_entropy, winn
 from ..masked_mean import MaskedMean, masked_mean
 from ..plan import Plan
 from ..sampling import Batch
-from .base import Losses, Method, Step, noisy, softmax, split
+from .base import Losses, Method, Step, noisy, softmax
 from .ua_mt import monte_carlo_passes, uncertainty_threshold
 
 References = dict[int, Tensor]
@@ -67,6 +67,7 @@ class EmbeddingMatching(Method):
 
     name = "embedding_matching"
     uses_unlabeled = True
+    learns_beside_annotations = True
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -96,12 +97,12 @@ class EmbeddingMatching(Method):
             return self.annotated_losses(step.student(image), step.labeled)
 
         teacher = TeacherView.of_passes(
-            monte_carlo_passes(step, step.unlabeled.image, self.options.passes, self.options.teacher_noise)
+            monte_carlo_passes(step, step.rest.image, self.options.passes, self.options.teacher_noise)
         )
         unreliable = teacher.uncertainty >= self.threshold(step.fraction)
-        image = step.strong(step.labeled.joined(step.unlabeled).image)
+        image = step.strong(step.all.image)
         logits, embedding = step.student_features(noisy(image, self.options.student_noise))
-        (labeled, logits), query = split(logits, step.labeled), split(embedding, step.labeled)[1]
+        (labeled, logits), query = step.split(logits), step.split(embedding)[1]
         l_ua = weighted_cross_entropy(logits, teacher.labels, ~unreliable).value
         losses = self.annotated_losses(labeled, step.labeled).plus(
             weight * self.options.uncertainty_weight * l_ua,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...training_settings import TrainingSettings
 from ..losses import consistency_mse
 from ..plan import Plan
-from .base import Losses, Method, Step, noisy, softmax, split
+from .base import Losses, Method, Step, noisy, softmax
 
 
 class MeanTeacher(Method):
@@ -33,9 +33,9 @@ class MeanTeacher(Method):
         weight = self.options.weight * self.unlabeled_weight(step.fraction)
         if weight == 0:
             return self.annotated_losses(step.student(step.strong(step.labeled.image)), step.labeled)
-        image = (step.labeled if step.unlabeled is None else step.labeled.joined(step.unlabeled)).image
+        image = step.all.image
         teacher = softmax(step.teacher(noisy(image, self.options.noise), dropout=self.options.teacher_dropout))
         logits = step.student(step.strong(image))
-        annotated = self.annotated_losses(split(logits, step.labeled)[0], step.labeled)
+        annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
         consistency = consistency_mse(softmax(logits), teacher).value
         return annotated.plus(weight * consistency, {"consistency": consistency})

@@ -64,6 +64,7 @@ class SGRS(Method):
 
     name = "sgrs"
     uses_unlabeled = True
+    learns_beside_annotations = True
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -87,15 +88,18 @@ class SGRS(Method):
         if weight == 0:
             return self.annotated_losses(step.student(self.labeled_view(step)), step.labeled)
 
-        unlabeled, noise = step.unlabeled.image, self.options.noise
-        perturbed = noisy(unlabeled, noise)
+        noise = self.options.noise
+        perturbed = noisy(step.rest.image, noise)
         pseudo_labels = self.pseudo_labels(step, perturbed)
         mixed = perturbed
         if self.options.mixing:
-            mixed, _ = mix(perturbed, noisy(step.labeled.image, noise), self.options.beta, step.numbers)
+            partners, are_same = noisy(step.labeled.image, noise), step.unlabeled is None
+            mixed, _ = mix(perturbed, partners, self.options.beta, step.numbers, are_same)
 
-        logits = step.student(torch.cat([self.labeled_view(step), self.plain_view(step), mixed]))
-        labeled, *views = logits.split([len(step.labeled), len(unlabeled), len(unlabeled)])
+        unlabeled = [] if step.unlabeled is None else [self.plain_view(step)]
+        logits = step.student(torch.cat([self.labeled_view(step), *unlabeled, mixed]))
+        labeled, plain = step.split(logits[: -len(mixed)])
+        views = plain, logits[-len(mixed) :]
         regions = self.regions(*(softmax(view.detach()) for view in views))
         cross_entropy = sum(self.regional_cross_entropy(view, pseudo_labels, regions).value for view in views) / 2
         dice = sum(self.regional_dice(softmax(view), pseudo_labels, regions) for view in views) / 2
@@ -130,7 +134,7 @@ class SGRS(Method):
     def pseudo_labels(self, step: Step, perturbed: Tensor) -> Tensor:
         """yhat, ``(B, *spatial)``: the teacher's argmax on noisy patches; the annotation where there is one."""
         labels = winners(step.teacher(perturbed, dropout=self.options.teacher_dropout)).to(torch.uint8)
-        known = step.unlabeled.annotation
+        known = step.rest.annotation
         return torch.where(known != IGNORE, known, labels)
 
     def regions(self, plain: Tensor, mixed: Tensor) -> Regions:
@@ -168,13 +172,17 @@ class SGRS(Method):
         return (consistent + inconsistent) / 2
 
 
-def mix(unlabeled: Tensor, labeled: Tensor, beta: float, numbers: np.random.Generator) -> tuple[Tensor, Tensor]:
+def mix(
+    unlabeled: Tensor, labeled: Tensor, beta: float, numbers: np.random.Generator, are_same: bool = False
+) -> tuple[Tensor, Tensor]:
     """``M_i = lam_i U_i + (1 - lam_i) X_j`` with j a random partner and ``lam = max(b, 1 - b)``, b ~ Beta(a, a).
 
     Parameters
     ----------
     unlabeled, labeled : torch.Tensor
         ``(B, 1, *spatial)`` images; the number of labeled ones may be another.
+    are_same : bool
+        Whether both are the same patches: then none is its own partner, if there are two or more.
 
     Returns
     -------
@@ -183,7 +191,10 @@ def mix(unlabeled: Tensor, labeled: Tensor, beta: float, numbers: np.random.Gene
     lam : torch.Tensor
         ``(B,)``, 0.5 to 1.
     """
-    partners = np.resize(numbers.permutation(len(labeled)), len(unlabeled))
+    if are_same:
+        partners = (np.arange(len(labeled)) + numbers.integers(1, max(2, len(labeled)))) % len(labeled)
+    else:
+        partners = np.resize(numbers.permutation(len(labeled)), len(unlabeled))
     drawn = numbers.beta(beta, beta, len(unlabeled))
     lam = torch.as_tensor(np.maximum(drawn, 1 - drawn), dtype=unlabeled.dtype, device=unlabeled.device)
     share = lam.view(-1, *(1,) * (unlabeled.dim() - 1))

@@ -38,6 +38,8 @@ _DECAY, _SHRINK = 0.99, 2e-4
 class LegacySGRS(SGRS):
     """The same steps with the code's parts."""
 
+    learns_beside_annotations = False
+
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
         # teacher_dropout is D5.

@@ -24,7 +24,7 @@ from ..losses import class_balanced, partial_loss, weighted_cross_entropy, weigh
 from ..plan import Plan
 from ..sampling import Batch
 from ..supervoxels import superpixel_mean
-from .base import Losses, Method, Step, softmax, split
+from .base import Losses, Method, Step, softmax
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ class SP3(Method):
         if weight == 0:
             logits = step.student(step.strong(step.labeled.image))
             return self.annotated_losses(logits, step.labeled)
-        batch = step.labeled if step.unlabeled is None else step.labeled.joined(step.unlabeled)
+        batch = step.all
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
-        annotated = self.annotated_losses(split(logits, step.labeled)[0], step.labeled)
+        annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
         balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.balance)
         pseudo = (
             weighted_cross_entropy(logits, pseudo_labels, balanced).value

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...training_settings import TrainingSettings
 from ..losses import consistency_mse, entropy, ramp_sigmoid
 from ..plan import Plan
-from .base import Losses, Method, Step, noisy, softmax, split
+from .base import Losses, Method, Step, noisy, softmax
 
 
 def uncertainty_threshold(progress: float) -> float:
@@ -37,6 +37,7 @@ class UncertaintyAwareMeanTeacher(Method):
 
     name = "ua_mt"
     uses_unlabeled = True
+    learns_beside_annotations = True
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -54,11 +55,10 @@ class UncertaintyAwareMeanTeacher(Method):
         weight = self.options.weight * self.unlabeled_weight(step.fraction)
         if weight == 0:
             return self.annotated_losses(step.student(step.strong(step.labeled.image)), step.labeled)
-        unlabeled = step.unlabeled.image
+        unlabeled = step.rest.image
         teacher = softmax(step.teacher(noisy(unlabeled, self.options.noise), dropout=True))
         certain = self.certain(step, unlabeled)
-        logits = step.student(step.strong(step.labeled.joined(step.unlabeled).image))
-        labeled, follower = split(logits, step.labeled)
+        labeled, follower = step.split(step.student(step.strong(step.all.image)))
         consistency = consistency_mse(softmax(follower), teacher, certain).value
         return self.annotated_losses(labeled, step.labeled).plus(
             weight * consistency, {"consistency": consistency, "certain": certain.float().mean()}

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from SemiSupSegLib.learning.losses import ramp_sigmoid
 from SemiSupSegLib.learning.methods import Composition, Losses, Method, Step
-from SemiSupSegLib.learning.methods.base import noisy, softmax, split
+from SemiSupSegLib.learning.methods.base import noisy, softmax
 
 _NOISE, _WEIGHT = 0.1, 0.1
 _EPOCH_ITERATIONS, _RAMP_EPOCHS = 150, 200
@@ -34,7 +34,7 @@ class MeanTeacherOfSSL4MIS(Method):
         teacher = step.teacher(noisy(step.unlabeled.image, _NOISE), dropout=True)
         weight = self.weight_of(step, step.unlabeled.image)
         logits = step.student(torch.cat([step.labeled.image, step.unlabeled.image]))
-        labeled, follower = split(logits, step.labeled)
+        labeled, follower = step.split(logits)
         target = step.labeled.annotation.long()
         supervised = 0.5 * (functional.cross_entropy(labeled, target) + _dice(softmax(labeled), target))
         consistency = self.consistency((softmax(follower) - softmax(teacher)).square(), weight)
