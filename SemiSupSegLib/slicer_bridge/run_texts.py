@@ -55,8 +55,8 @@ def method_advice(method: str) -> str:
             "It trains where two views of a scan agree, and carefully where they don't."
         ),
         "embedding_matching": _(
-            "Choose it when few complete labels are all you have, and borders matter.\n"
-            "It compares doubtful voxels with sure ones; slower than the others."
+            "An alternative to SP3 when most scans have no strokes.\n"
+            "It compares doubtful voxels with those that somebody painted."
         ),
         "mean_teacher": _("A classic to compare with.\nLearns to give the same answer under noise."),
         "ua_mt": _("A classic to compare with.\nAs mean teacher, but only where the teacher is sure."),
