@@ -235,7 +235,7 @@ class _Results:
         self.uncertainty = np.empty(shape, dtype=np.float32) if settings.uncertainty else None
         self.is_cleaned = is_cleaned
         self.doubts: list[tuple[Box, np.ndarray]] = []
-        """Uncertainty of the structures in each part, float16, where it isn't kept of all and they will be cleaned."""
+        """255 times the uncertainty of the structures in each part, where it isn't kept and they will be cleaned."""
         self.of_structures = _Mean()
 
     def take(self, box: Box, probabilities: Tensor) -> None:
@@ -249,14 +249,14 @@ class _Results:
             return
         doubts = binary_share_of_entropy(probabilities[:, labels > 0]).numpy()
         if self.is_cleaned:
-            self.doubts.append((box, doubts.astype(np.float16)))
+            self.doubts.append((box, np.rint(doubts * 255).astype(np.uint8)))
         else:
             self.of_structures.add(doubts)
 
     def keep(self, cleaned: np.ndarray) -> None:
         """Keep labels of which some structures were made background."""
         for box, doubts in self.doubts:
-            self.of_structures.add(doubts[cleaned[box][self.labels[box] > 0] > 0])
+            self.of_structures.add(doubts[cleaned[box][self.labels[box] > 0] > 0] / 255)
         self.labels = cleaned
 
     def prediction(self) -> Prediction:

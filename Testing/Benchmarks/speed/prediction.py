@@ -272,6 +272,7 @@ def _whole_prediction(
     prepare_process(device, threads)
     settings = PredictionSettings(probability=extra == "probabilities", overlap=0.25)
     one_piece = tuple(range(1, n_classes)) if extra == "largest component" else ()
+    torch.manual_seed(0)
     predictor = Predictor(build_planned_network(plan).eval(), plan, device, settings, one_piece)
     predictor(Volume(np.arange(24**3, dtype=np.int16).reshape(24, 24, 24), Geometry((24, 24, 24))))  # warms up
     array = np.random.default_rng(0).integers(0, 2000, shape, dtype=np.int16)

@@ -82,7 +82,7 @@ def row_of(stored: Mapping[str, Any]) -> Row:
 
 def _line(row: Row, size: str, usual_size: str) -> str:
     ratio = "–" if row.ratio is None else _digits(row.ratio)
-    aims = [] if row.aim is None else [f"{row.aim:g}"]
+    aims = [] if row.aim is None else [f"{row.aim:.3g}"]
     aims += [] if row.limit is None else [f"under {_cost(row.limit, row.unit)}"]
     equal = "failed" if row.error else {None: "–", True: "yes", False: "**no**"}[row.equal]
     if row.reaches_aim:
