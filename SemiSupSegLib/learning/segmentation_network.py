@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -104,7 +105,7 @@ class Features(NamedTuple):
     embedding: Tensor
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """Base of all networks: runs encoder, decoder and classifiers that its subclasses fill in.
 
     A subclass appends to `encoder` one stage a level, finest first, each but the first beginning
@@ -204,9 +205,9 @@ class SegmentationNetwork(nn.Module):
         maps[-1] = self.embedding_dropout(maps[-1])
         return maps[::-1]
 
+    @abstractmethod
     def _join(self, upsampled: Tensor, skip: Tensor) -> Tensor:
         """What a decoder's stage gets of the coarser map and the encoder's; each architecture has its own way."""
-        raise NotImplementedError(f"{type(self).__name__} doesn't say how it joins its maps")
 
     def _make_classifier(self, n_features: int) -> nn.Module:
         return CONVOLUTION[self.plan.dimensions](n_features, self.plan.n_classes, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ class Losses:
         return Losses(self.total + term, {**self.parts, **parts})
 
 
-class Method:
+class Method(ABC):
     """Base of all methods.
 
     A subclass says what it needs in class attributes and writes `training_step`; the training loop owns the networks,
@@ -174,9 +175,9 @@ class Method:
         start = 0.0 if self.settings.warm_start else self.unlabeled_start
         return min(max((fraction - start) / (1 - start), 0.0), 1.0) if start < 1 else 0.0
 
+    @abstractmethod
     def training_step(self, step: Step) -> Losses:
         """The losses of one step."""
-        raise NotImplementedError(f"{type(self).__name__} has no training step")
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """What annotations ask for: cross-entropy and Dice on annotated voxels, a case at a time.
@@ -217,7 +218,7 @@ class Method:
         """What must be kept from step to step, as plain JSON values."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027 (most methods keep nothing)
         """Go on from a state."""
 
 
