@@ -142,9 +142,16 @@ class TrainingSettings(Settings):
         super().__post_init__()
         if self.minutes is not None and self.iterations is not None:
             raise SettingsError("Both minutes and iterations are given.", "Give one of them.")
+        if not self.largest_component.strip():
+            raise SettingsError("largest_component names no class.", "Give auto, on, off or names of classes.")
         if self.far_background == "on" and self.largest_component == "off":
             raise SettingsError(
                 "far_background=on wants to know which classes are one piece, and largest_component=off says none.",
+                "Change one of them.",
+            )
+        if self.far_background == "on" and self.method == "sgrs" and self.sgrs.legacy:
+            raise SettingsError(
+                "far_background=on adds a loss, and sgrs.legacy=true is the published code, which has none of it.",
                 "Change one of them.",
             )
         if self.far_background == "on" and self.method == "supervised" and self.annotations == "auto":

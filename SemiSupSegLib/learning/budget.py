@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -41,10 +41,21 @@ class Look:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a whole training is: its iterations, and how often it takes each kind of look."""
+    """How long a whole training is.
+
+    Attributes
+    ----------
+    iterations : int
+        All of them.
+    looks : mapping of str to int
+        How often each kind of look is taken.
+    joined_cost : float, optional
+        What a step with the unlabeled branch costs, in steps without it; None where no step was timed.
+    """
 
     iterations: int
     looks: Mapping[str, int] = field(default_factory=dict)
+    joined_cost: float | None = None
 
 
 def planned_length(
@@ -78,10 +89,12 @@ def planned_length(
     begun = time.monotonic() if begun is None else begun
     scratch = Trainer(settings, plan, device, cases, iterations=1_000_000, processes=processes)
     shares = _phase_shares(scratch)
-    seconds = 0.0
-    for fraction, share in shares.items():
-        fewest = _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1
-        seconds += share * _step_seconds(scratch, fraction, fewest, on_progress)
+    costs_of_steps = [
+        _step_seconds(scratch, fraction, _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1, on_progress)
+        for fraction, share in shares.items()
+    ]
+    seconds = sum(share * cost for share, cost in zip(shares.values(), costs_of_steps, strict=True))
+    joined_cost = costs_of_steps[-1] / costs_of_steps[0]
 
     def length() -> dict:
         in_use = [look for look in looks.values() if look.times * look.voxels]
@@ -89,7 +102,7 @@ def planned_length(
         minutes = settings.budget_minutes * 60
         left = max(_LEAST_SHARE_OF_STEPS * minutes, minutes - (time.monotonic() - begun))
         costs = {kind: look.voxels * a_voxel for kind, look in looks.items()}
-        return asdict(_divided(left, seconds, looks, costs))
+        return asdict(replace(_divided(left, seconds, looks, costs), joined_cost=joined_cost))
 
     return Length(**processes.of_leader(length))
 
@@ -104,7 +117,10 @@ def _divided(left: float, a_step: float, looks: Mapping[str, Look], costs: Mappi
 
 
 def _phase_shares(trainer: Trainer) -> dict[float, float]:
-    """A fraction of the training that stands for each kind of batch, and the share of steps that are of its kind."""
+    """A fraction of the training that stands for each kind of batch, and the share of steps that are of its kind.
+
+    In the order of the training: steps on annotations alone, where there are any, come first.
+    """
     grid = np.linspace(0, 1, 200, endpoint=False)
     kinds: dict[tuple[int, int], list[float]] = {}
     for fraction in grid:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_left
 from collections import deque
 
 import numpy as np
@@ -22,20 +24,29 @@ class Curves:
         Is told.
     iterations : int
         Of the whole training.
+    joined_cost : float, optional
+        What a step with the unlabeled branch costs, in steps without it. Where nobody measured it, as many as it has
+        patches.
     """
 
-    def __init__(self, session: Session, iterations: int):
+    def __init__(self, session: Session, iterations: int, joined_cost: float | None = None):
         self.session = session
         self.iterations = iterations
+        self.joined_cost = joined_cost
         self._every = max(1, iterations // _CURVE_POINTS)
         self._collected: list[dict[str, float]] = []
         self._seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
+        self._was_joined = False
         self._steps = 0
         self._looking = 0.0
 
     def add(self, trainer: Trainer, values: dict[str, float], seconds: float) -> None:
         """Take in a step's numbers and how long it took; tell when enough have come together."""
         self._collected.append(values)
+        is_joined = self._is_joined(trainer, trainer.iteration - 1)
+        if is_joined != self._was_joined:
+            self._seconds.clear()
+        self._was_joined = is_joined
         self._seconds.append(seconds)
         self._steps += 1
         if len(self._collected) >= self._every or trainer.iteration == self.iterations:
@@ -52,16 +63,33 @@ class Curves:
         self._collected = []
 
     def _report_progress(self, trainer: Trainer) -> None:
-        alone = trainer.method.uses_unlabeled and trainer.method.composition(trainer.fraction).unlabeled == 0
-        seconds = (float(np.mean(self._seconds)) + self._looking / self._steps) * (self.iterations - trainer.iteration)
+        alone = trainer.method.uses_unlabeled and not self._is_joined(trainer, trainer.iteration)
         self.session.emit(
             "progress",
             stage="Training on annotations" if alone else "Training",
             fraction=trainer.fraction,
             iteration=trainer.iteration,
             iterations=self.iterations,
-            seconds_left=round(seconds, 1),
+            seconds_left=round(self._seconds_left(trainer), 1),
         )
+
+    def _is_joined(self, trainer: Trainer, step: int) -> bool:
+        """Whether the unlabeled branch takes part in a step, counted from 0."""
+        return trainer.method.composition(step / self.iterations).unlabeled > 0
+
+    def _seconds_left(self, trainer: Trainer) -> float:
+        """Steps as long as the last ones, longer from when the unlabeled branch joins, and looks as often as so far."""
+        steps = range(trainer.iteration, self.iterations)
+        joins = bisect_left(steps, True, key=functools.partial(self._is_joined, trainer))
+        dearer = 0 if self._was_joined else len(steps) - joins
+        in_steps = len(steps) + dearer * (self._joined_cost(trainer) - 1)
+        return float(np.mean(self._seconds)) * in_steps + self._looking / self._steps * len(steps)
+
+    def _joined_cost(self, trainer: Trainer) -> float:
+        if self.joined_cost is not None:
+            return self.joined_cost
+        last = trainer.composition((self.iterations - 1) / self.iterations)
+        return (last.labeled + last.unlabeled) / last.labeled
 
 
 def _means(collected: list[dict[str, float]]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Losses on the coarser levels of the student, so that its depths learn from annotations directly too.
 
-Whatever the method, the annotated patches are the first that its student sees in a step (`methods.base.split`); what
+Whatever the method, the annotated patches are the first that its student sees in a step (`Step.split`); what
 the student's coarser levels say of these is compared with the annotation on the same coarse grids.
 """
 

@@ -48,13 +48,6 @@ def one_piece_classes(wish: str, schema: LabelSchema, references: Sequence[Train
     return tuple(label for label in classes if _show_one_piece(labels, label))
 
 
-def may_be_all_classes(wish: str, n_classes: int) -> bool:
-    """Whether a wish for one piece, as in `one_piece_classes`, can come to mean every class."""
-    if wish == "off":
-        return False
-    return wish in ("auto", "on") or len({name.strip() for name in wish.split(",")}) == n_classes - 1
-
-
 def _show_one_piece(labels: Iterable[NDArray], label: int) -> bool:
     """Whether those of the labels that show a class show it as one piece, specks aside."""
     shares = [_share_of_largest(each, label) for each in labels if (each == label).any()]

@@ -34,7 +34,7 @@ class SuperpixelPreparation:
     def __init__(self, settings: TrainingSettings, plan: Plan, cache: Path):
         method = METHODS[settings.method]
         self.uses_superpixels = method.uses_superpixels
-        self.looks_beyond = method.looks_beyond(settings, plan.n_classes)
+        self.looks_beyond = method.looks_beyond(settings, plan)
         self.options = settings.sp3 if method.uses_superpixels else SP3Settings()
         self.n_classes = plan.n_classes
         self.cache = cache
@@ -43,10 +43,10 @@ class SuperpixelPreparation:
         )
 
     @staticmethod
-    def is_wanted(settings: TrainingSettings, n_classes: int) -> bool:
+    def is_wanted(settings: TrainingSettings, plan: Plan) -> bool:
         """Whether a training may want superpixels of any case."""
         method = METHODS[settings.method]
-        return method.uses_superpixels or method.looks_beyond(settings, n_classes)
+        return method.uses_superpixels or method.looks_beyond(settings, plan)
 
     def is_needed(self, case: TrainingCase) -> bool:
         """Whether the method wants anything of a case's superpixels."""

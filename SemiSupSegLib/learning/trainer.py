@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from .deep_supervision import deep_loss
 from .devices import autocast
 from .distributed import ALONE, Processes
 from .light_optimizers import light
-from .methods import METHODS, Method, Step
+from .methods import METHODS, Composition, Method, Step
 from .networks import Features, SegmentationNetwork
 from .plan import Plan
 from .prediction import build_planned_network, load_weights, to_memory_format
@@ -70,6 +71,8 @@ class Trainer:
         self.plan = plan
         self.device = device
         self.replace_cases(cases)
+        scribbled = [not case.is_dense for case in cases if case.annotation is not None]
+        self.method.learns_from_strokes = 2 * sum(scribbled) >= len(scribbled)
         self.iterations = iterations
         self.iteration = 0
         self.rate_factor = 1.0
@@ -102,7 +105,6 @@ class Trainer:
     def replace_cases(self, cases: Sequence[TrainingCase]) -> None:
         """Train on with these cases, or with other annotations of the same ones."""
         self.cases = list(cases)
-        self.method.learns_from_strokes = any(case.annotation is not None and not case.is_dense for case in self.cases)
         self.__dict__.pop("whereabouts", None)
 
     @functools.cached_property
@@ -159,7 +161,12 @@ class Trainer:
             self.student.state_dict(),
             self.teacher.state_dict(),
             optimizer_tensors(self.optimizer),
-            {"method": self.method.state(), "rate_factor": self.rate_factor, "one_piece": list(self.one_piece)},
+            {
+                "method": self.method.state(),
+                "rate_factor": self.rate_factor,
+                "one_piece": list(self.one_piece),
+                "learns_from_strokes": self.method.learns_from_strokes,
+            },
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -171,6 +178,7 @@ class Trainer:
         self.method.load_state(checkpoint.state["method"])
         self.rate_factor = float(checkpoint.state["rate_factor"])
         self.one_piece = tuple(checkpoint.state.get("one_piece", self.one_piece))
+        self.method.learns_from_strokes = bool(checkpoint.state.get("learns_from_strokes", True))
 
     def move_to(self, device: torch.device) -> None:
         """Move networks and optimiser, to leave a GPU while paused and to come back."""
@@ -183,17 +191,20 @@ class Trainer:
 
     # A step's parts -----------------------------------------------------------------------------------------------
 
+    def composition(self, fraction: float) -> Composition:
+        """What the batch of a step at this fraction of the training holds, of the cases that there are."""
+        wanted = self.method.composition(fraction)
+        is_enough = self.method.learns_beside_annotations and all(case.annotation is not None for case in self.cases)
+        return replace(wanted, unlabeled=0) if is_enough else wanted
+
     def _prepare(self, fraction: float) -> Step:
-        composition = self.method.composition(fraction)
+        composition = self.composition(fraction)
         numbers = random_numbers(self.settings.seed, self.iteration, _STEP)
         annotated = [case for case in self.cases if case.annotation is not None]
-        unlabeled = [case for case in self.cases if case.annotation is None]
-        if not unlabeled and not self.method.learns_beside_annotations:
-            unlabeled = annotated
-        n_unlabeled = composition.unlabeled if unlabeled else 0
+        unlabeled = [case for case in self.cases if case.annotation is None] or annotated
         return Step(
             labeled=self._draw(annotated, composition.labeled, _LABELED),
-            unlabeled=self._draw(unlabeled, n_unlabeled, _UNLABELED) if n_unlabeled else None,
+            unlabeled=self._draw(unlabeled, composition.unlabeled, _UNLABELED) if composition.unlabeled else None,
             student=lambda x: self._forward_student(x)[0],
             teacher=lambda x, dropout=False: self._forward_teacher(x, dropout)[0],
             student_features=lambda x: Features(*self._forward_student(x, embedding=True)),

@@ -89,6 +89,7 @@ class TrainingRun:
         self.plan = Plan.from_json(details["plan"]) if "plan" in details else None
         self.iterations: int | None = details.get("iterations")
         self._times_of_looks: dict[str, int] = details.get("looks", {})
+        self._joined_cost: float | None = details.get("joined_cost")
         self.best: dict[str, float] | None = details.get("best")
         self.seconds = 0.0
         self.rollbacks = 0
@@ -104,7 +105,6 @@ class TrainingRun:
             self._begun = time.monotonic()
             if self.processes.is_leader:
                 delete_temporaries(self.session.folder.checkpoints)
-            one_piece_classes(self.settings.largest_component, self.cohort.schema, ())  # fails now, not after loading
             self.plan = self.plan or self._make_plan()
             self._check_batch()
             with self.processes.leader_first() if self._needs_superpixels() else contextlib.nullcontext():
@@ -129,7 +129,15 @@ class TrainingRun:
     # Before the first step ----------------------------------------------------------------------------------------
 
     def _make_plan(self) -> Plan:
+        one_piece = one_piece_classes(self.settings.largest_component, self.cohort.schema, ())
         plan = Plan.from_json(self.processes.of_leader(lambda: self._plan_of_leader().to_json()))
+        plan = replace(plan, largest_component=one_piece)  # as far as settings say; a wrong name fails before loading
+        if self.settings.far_background == "on" and not self.method_class.looks_beyond(self.settings, plan):
+            raise SettingsError(
+                "far_background=on wants every class to be one piece, and "
+                f"largest_component={self.settings.largest_component} names only some.",
+                "Name all of them, or change far_background.",
+            )
         if self.settings.plan.batch_size is None:  # each process needs a patch of its own
             plan = replace(plan, batch_size=max(plan.batch_size, self.processes.size))
         return plan
@@ -162,7 +170,7 @@ class TrainingRun:
         )
 
     def _needs_superpixels(self) -> bool:
-        return SuperpixelPreparation.is_wanted(self.settings, self.cohort.schema.n_classes)
+        return SuperpixelPreparation.is_wanted(self.settings, self.plan)
 
     def _one_piece_classes(self) -> tuple[int, ...]:
         return one_piece_classes(self.settings.largest_component, self.cohort.schema, self.data.dense_cases)
@@ -214,12 +222,14 @@ class TrainingRun:
             )  # fmt: skip
             self.iterations = length.iterations
             self.looks.times |= length.looks
+            self._joined_cost = length.joined_cost
             self._say_what_was_left_out(wanted["validations"].times)
         if self.processes.is_leader:
             self.session.folder.update_request(
                 plan=self.plan.to_json(),
                 iterations=self.iterations,
                 looks=dict(self.looks.times),
+                joined_cost=self._joined_cost,
                 device=str(self.device),
                 versions=versions(),
                 cohort_fingerprint=fingerprint,
@@ -280,7 +290,7 @@ class TrainingRun:
     # The loop -----------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        session, curves = self.session, Curves(self.session, self.iterations)
+        session, curves = self.session, Curves(self.session, self.iterations, self._joined_cost)
         saved = time.monotonic()
         while self.looks.are_owed or self.trainer.iteration < self.iterations:
             self.commands.obey()

@@ -61,6 +61,7 @@ def assignments(settings: Mapping[str, str], method: str, descriptions: Iterable
         f"{key}={text.strip() if key in texts else _json_list(text)}"
         for key, text in settings.items()
         if key.partition(".")[0] not in METHODS or key.partition(".")[0] == method
+        if text.strip() or key not in texts
     ]
 
 

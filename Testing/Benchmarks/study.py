@@ -34,9 +34,9 @@ from .statistics import compare
 PUBLISHED_ITERATIONS = 6000
 _MISSING = object()
 _TRANSDUCTIVE_CASES = 20
-_NO_VARIANT = ("method=", "seed=", "minutes=", "iterations=", "device=", "warm_start=")
-"""What every run of a study has in its own way, so that a variant can't."""
 """Unlabeled training scans that are predicted for transductive Dice in the quick form."""
+_NO_VARIANT = {"method", "seed", "minutes", "iterations", "device", "warm_start"}
+"""What every run of a study has in its own way, so that a variant can't."""
 
 
 def main(protocol: str, arguments: Sequence[str]) -> int:
@@ -227,7 +227,7 @@ def _method(text: str) -> str:
     name, changes = parts(text)
     if name not in METHODS:
         raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(METHODS)}")
-    fixed = [each for each in changes if each.startswith(_NO_VARIANT)]
+    fixed = [each for each in changes if each.partition("=")[0].strip() in _NO_VARIANT]
     if fixed:
         raise argparse.ArgumentTypeError(f"a study says {', '.join(fixed)} by itself")
     try:

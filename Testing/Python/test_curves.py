@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from SemiSupSegLib.learning.curves import Curves
+from SemiSupSegLib.learning.methods import Composition
 
 
 class Listener:
@@ -26,9 +27,11 @@ def steps(iterations: int, done: int, look_seconds: float = 0.0, look_every: int
     """A training of steps of 2 seconds that looks at itself every few of them."""
     session = Listener()
     curves = Curves(session, iterations)
-    method = SimpleNamespace(uses_unlabeled=False)
+    method = SimpleNamespace(uses_unlabeled=False, composition=lambda fraction: Composition(2))
     for iteration in range(1, done + 1):
-        trainer = SimpleNamespace(iteration=iteration, fraction=iteration / iterations, method=method)
+        trainer = SimpleNamespace(
+            iteration=iteration, fraction=iteration / iterations, method=method, composition=method.composition
+        )
         curves.add(trainer, {"loss": float(iteration)}, 2.0)
         curves.add_look(look_seconds if iteration % look_every == 0 else 0.0)
     return session
@@ -46,3 +49,34 @@ def test_the_time_left_counts_steps():
 def test_the_time_left_counts_looks_too():
     left = steps(100, 51, look_seconds=10).fields_of("progress")[-1]["seconds_left"]
     assert left == pytest.approx(49 * 2 + 10 * 10, rel=0.03)
+
+
+def joining_steps(done: int, joined_cost: float | None, drawn: int = 2) -> dict:
+    """What 100 steps say last, of which the later half has an unlabeled branch: 1 second each, then 3."""
+    session = Listener()
+    curves = Curves(session, 100, joined_cost)
+    method = SimpleNamespace(
+        uses_unlabeled=True, composition=lambda fraction: Composition(2, 2 if fraction >= 0.5 else 0)
+    )
+    trainer = SimpleNamespace(method=method, composition=lambda fraction: Composition(2, drawn))
+    for iteration in range(1, done + 1):
+        trainer.iteration, trainer.fraction = iteration, iteration / 100
+        curves.add(trainer, {"loss": 1.0}, 1.0 if iteration <= 50 else 3.0)
+    return session.fields_of("progress")[-1]
+
+
+@pytest.mark.parametrize(
+    ("done", "joined_cost", "left"),
+    [(10, 3.0, 40 + 50 * 3), (50, 3.0, 50 * 3), (51, 3.0, 49 * 3), (60, 3.0, 40 * 3), (10, None, 40 + 50 * 2)],
+)
+def test_the_time_left_knows_that_steps_become_dearer(done, joined_cost, left):
+    assert joining_steps(done, joined_cost)["seconds_left"] == pytest.approx(left)
+
+
+def test_the_time_left_where_every_case_is_annotated_and_nothing_was_measured():
+    assert joining_steps(10, None, drawn=0)["seconds_left"] == pytest.approx(90)
+
+
+def test_the_stage_says_when_the_unlabeled_branch_joins():
+    assert joining_steps(49, 3.0)["stage"] == "Training on annotations"
+    assert joining_steps(50, 3.0)["stage"] == "Training"

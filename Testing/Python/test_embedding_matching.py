@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import softmax_entropy, weighted_cross_entropy
-from SemiSupSegLib.learning.methods import METHODS
+from SemiSupSegLib.learning.methods import METHODS, embedding_matching
 from SemiSupSegLib.learning.methods.embedding_matching import (
     TeacherView,
     draw_references,
@@ -327,6 +327,18 @@ def test_scribbled_patch_offers_every_annotated_voxel():
     annotation[0, 7, 7, :4] = 1
     found = reference_candidates(Batch(annotation[:, None].float(), annotation), 3, 3.0)[0]
     assert {label: int(mask.sum()) for label, mask in found.items()} == {0: 8, 1: 4}
+
+
+def test_where_every_case_is_annotated_a_patch_is_matched_with_another(monkeypatch):
+    bench = make_bench("embedding_matching", "embedding_matching.entropy_everywhere=true", batch=3)
+    bench.step.unlabeled, seen = None, []
+    own = bench.method.references(bench.step)
+    monkeypatch.setattr(bench.method, "references", lambda step: own)
+    given = embedding_matching.references_for
+    monkeypatch.setattr(embedding_matching, "references_for", lambda *told: seen.append(told[0]) or given(*told))
+    bench.losses()
+    (matched,) = seen
+    assert [next(index for index, each in enumerate(own) if each is other) for other in matched] == [1, 2, 0]
 
 
 def test_references_are_drawn_anew_each_time_and_the_same_for_a_seed():

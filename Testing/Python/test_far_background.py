@@ -30,7 +30,9 @@ def a_case(annotation: np.ndarray, is_dense: bool = False) -> TrainingCase:
 
 def prepared(case: TrainingCase, folder, method: str, *changes: str, n_classes: int = 2, accepted=None) -> TrainingCase:
     settings = tiny_settings(method, 0, changes)
-    SuperpixelPreparation(settings, tiny_plan(n_classes), folder).prepare(case, accepted)
+    named = tuple(label for label, name in ((1, "ball"), (2, "tube")) if name in settings.largest_component)
+    plan = dataclasses.replace(tiny_plan(n_classes), largest_component=named)
+    SuperpixelPreparation(settings, plan, folder).prepare(case, accepted)
     return case
 
 
@@ -63,16 +65,17 @@ def test_only_where_strokes_show_every_class_something_lies_beyond(method, tmp_p
 
 @pytest.mark.parametrize("method", METHODS)
 def test_by_default_methods_ask_that_learn_from_what_nobody_annotated(method):
-    def asks(settings, n_classes=2):
-        return METHODS[method].looks_beyond(settings, n_classes)
+    def asks(settings, n_classes=2, one_piece=()):
+        plan = dataclasses.replace(tiny_plan(n_classes), largest_component=one_piece)
+        return METHODS[method].looks_beyond(settings, plan)
 
     assert asks(tiny_settings(method)) == (method not in ("partial", "supervised"))
     assert method == "supervised" or asks(tiny_settings(method, 0, ("far_background=on",)))
     assert not asks(tiny_settings(method, 0, ("far_background=off",)))
     named = tiny_settings(method, 0, ("largest_component=ball",))
-    assert asks(named) == asks(tiny_settings(method))
-    assert not asks(named, n_classes=3)
-    assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)), 2)
+    assert asks(named, one_piece=(1,)) == asks(tiny_settings(method))
+    assert not asks(named, n_classes=3, one_piece=(1,))
+    assert not METHODS["sgrs"].looks_beyond(tiny_settings("sgrs", 0, ("sgrs.legacy=true",)), tiny_plan())
 
 
 def test_a_method_without_superpixels_learns_what_lies_beyond_and_nothing_else(tmp_path):

@@ -104,6 +104,8 @@ def test_minutes_and_iterations_exclude_each_other():
 def test_what_lies_beyond_cannot_be_asked_for_and_its_condition_excluded():
     assert "Change one of them" in refusal("far_background=on", "largest_component=off")
     assert "dense labels only" in refusal("far_background=on", "method=supervised")
+    assert "published code" in refusal("far_background=on", "method=sgrs", "sgrs.legacy=true")
+    assert "names no class" in refusal("largest_component=")
 
 
 def test_one_setting_may_be_allowed_by_another_that_comes_later():

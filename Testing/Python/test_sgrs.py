@@ -378,6 +378,24 @@ def test_the_plain_view_alone_is_changed_as_annotated_patches_are(changes, added
     assert torch.equal(mixed, bench.step.unlabeled.image)
 
 
+@pytest.mark.parametrize("is_strong", [True, False])
+def test_annotated_patches_serve_as_unlabeled_ones_each_mixed_with_another(is_strong):
+    bench = make_bench("sgrs", "sgrs.noise=0", f"sgrs.strong_view={str(is_strong).lower()}")
+    bench.step.unlabeled, seen = None, []
+    student, bench.step.strong = bench.step.student, lambda image: image + 5.0
+    bench.step.student = lambda images: seen.append(images) or student(images)
+    bench.losses()
+    (images,) = seen
+    annotated, *plain, mixed = images.split(len(bench.step.labeled))
+    own = bench.step.labeled.image
+    assert torch.equal(annotated, own + 5.0)
+    assert [torch.equal(each, own) for each in plain] == ([] if is_strong else [True])
+    shares = (mixed - own.flip(0)).flatten(1).norm(dim=1) / (own - own.flip(0)).flatten(1).norm(dim=1)
+    assert ((shares >= 0.5) & (shares < 1)).all(), "each of two patches is mixed with the other"
+    line = own.flip(0) + shares.view(-1, 1, 1, 1, 1) * (own - own.flip(0))
+    torch.testing.assert_close(mixed, line)
+
+
 def test_weight_of_none_leaves_half_the_loss_of_partial():
     ours, theirs = (make_bench(*arguments).losses() for arguments in (("sgrs", "sgrs.weight=0"), ("partial",)))
     assert ours.total == 0.5 * theirs.total

@@ -244,7 +244,10 @@ def test_what_lies_beyond_background_is_background_only_where_every_class_is_one
     ],
 )
 def test_pseudo_labels_start_early_only_where_surroundings_may_be_known(changes, start):
-    assert SP3(tiny_settings("sp3", 0, changes), tiny_plan(3)).unlabeled_start == start
+    settings = tiny_settings("sp3", 0, changes)
+    named = tuple(label for label, name in ((1, "ball"), (2, "tube")) if name in settings.largest_component)
+    plan = dataclasses.replace(tiny_plan(3), largest_component=named)
+    assert SP3(settings, plan).unlabeled_start == start
 
 
 def test_after_dense_labels_alone_pseudo_labels_start_late_and_nothing_is_balanced():
@@ -252,6 +255,16 @@ def test_after_dense_labels_alone_pseudo_labels_start_late_and_nothing_is_balanc
     assert (method.unlabeled_start, method.balance) == (0.06, 0.4)
     method.learns_from_strokes = False
     assert (method.unlabeled_start, method.balance) == (0.3, 0.0)
+
+
+def test_after_dense_labels_alone_the_losses_are_those_without_balance():
+    def losses(is_balanced: bool, learns_from_strokes: bool):
+        bench = make_bench("sp3", *(() if is_balanced else ("sp3.class_balance=0",)), scribbled=True)
+        bench.method.learns_from_strokes = learns_from_strokes
+        return bench.losses().total
+
+    assert losses(True, False) == losses(False, False) == losses(False, True)
+    assert losses(True, True) != losses(True, False)
 
 
 def test_expansion_balances_each_case_by_itself():

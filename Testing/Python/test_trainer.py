@@ -12,7 +12,7 @@ from tiny_problem import CPU, tiny_plan, training_case
 from SemiSupSegLib.errors import ModelError
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning import budget
-from SemiSupSegLib.learning.budget import Look, planned_length
+from SemiSupSegLib.learning.budget import Length, Look, planned_length
 from SemiSupSegLib.learning.checkpoints import load_newest_checkpoint, save_checkpoint
 from SemiSupSegLib.learning.distributed import ALONE
 from SemiSupSegLib.learning.methods import METHODS
@@ -109,16 +109,37 @@ def test_places_follow_the_annotations(cases):
     assert trainer.whereabouts.places[1] != before
 
 
-def test_a_method_knows_whether_any_case_has_strokes(cases):
-    trainer = a_trainer(cases)
-    assert trainer.method.learns_from_strokes
-    dense = cases[0].annotation.numpy().copy()
+def densely(case):
+    """The case with a dense label instead of its strokes."""
+    dense = case.annotation.numpy().copy()
     dense[dense == IGNORE] = 0
-    image = cases[0].image.numpy()
-    labeled = training_case("case0", image, dense)
+    labeled = training_case(case.id, case.image.numpy(), dense)
     labeled.annotate(dense, is_dense=True)
-    trainer.replace_cases([labeled, *(case for case in cases if case.annotation is None)])
+    return labeled
+
+
+def test_what_most_annotated_cases_have_decides_what_a_training_learns_from(cases):
+    scribbled = [case for case in cases if case.annotation is not None]
+    labeled = [densely(case) for case in scribbled]
+    unlabeled = [case for case in cases if case.annotation is None]
+    assert len(scribbled) == 2
+    assert a_trainer(cases).method.learns_from_strokes
+    assert a_trainer([scribbled[0], labeled[1], *unlabeled]).method.learns_from_strokes
+    assert not a_trainer([*labeled, *unlabeled]).method.learns_from_strokes
+
+
+def test_it_stays_so_when_annotations_change_and_after_a_stop(cases):
+    """Else the pseudo-labels of SP3 would come in at full weight, or go again, from one step to the next."""
+    trainer = a_trainer([densely(case) if case.annotation is not None else case for case in cases])
+    trainer.replace_cases(cases)
     assert not trainer.method.learns_from_strokes
+    resumed = a_trainer(cases)
+    resumed.restore(trainer.checkpoint())
+    assert not resumed.method.learns_from_strokes
+    former = trainer.checkpoint()
+    del former.state["learns_from_strokes"]
+    trainer.restore(former)
+    assert trainer.method.learns_from_strokes, "what an older version began goes on as it did"
 
 
 def test_the_published_code_draws_annotated_patches_again_where_there_are_no_others(cases):
@@ -229,10 +250,11 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     monkeypatch.setattr(budget, "_step_seconds", seconds)
     settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.5"])
     plan = tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),))
-    iterations = planned_length(settings, plan, CPU, cases).iterations
+    planned = planned_length(settings, plan, CPU, cases)
     assert len(told) == 2
-    assert iterations == pytest.approx(60 / 0.04, rel=0.06)
-    assert planned_length(TrainingSettings(iterations=7), plan, CPU, cases).iterations == 7
+    assert planned.iterations == pytest.approx(60 / 0.04, rel=0.06)
+    assert planned.joined_cost == pytest.approx(3)
+    assert planned_length(TrainingSettings(iterations=7), plan, CPU, cases) == Length(7)
 
 
 @pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 5), (60.0, 3)])

@@ -739,6 +739,37 @@ def test_unknown_methods_and_settings_are_refused(tmp_path, settings, words):
     assert words in session.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("largest_component=organ, kidney",), "bad-cohort: There is no class 'kidney'."),
+        (
+            ("largest_component=organ", "far_background=on"),
+            "bad-setting: far_background=on wants every class to be one piece, and largest_component=organ names",
+        ),
+    ],
+)
+def test_classes_that_are_one_piece_by_wish_are_checked_before_anything_is_loaded(
+    cohort, tmp_path, monkeypatch, changes, words
+):
+    monkeypatch.setattr(training, "load_training_data", lambda *told, **more: pytest.fail("loaded"))
+    code, session = work(new_run(tmp_path, cohort, *changes))
+    assert code == 1
+    assert words in f"{session.error['code']}: {session.error['message']}"
+
+
+def test_a_run_goes_on_when_a_class_has_been_renamed_that_is_one_piece_by_wish(cohort, tmp_path):
+    folder = new_run(tmp_path, cohort, "largest_component=organ,background")
+    assert work(folder, {5: sending("cancel")})[0] == 3
+    plan = Plan.from_json(folder.details()["plan"])
+    assert plan.largest_component == (1,)
+    classes = tuple(replace(each, name=f"new {each.name}") for each in cohort.schema.classes)
+    renamed = replace(cohort, schema=replace(cohort.schema, classes=classes)).save(tmp_path / "renamed.json")
+    folder.update_request(cohort=str(renamed.path))
+    code, session = work(folder)
+    assert code == 0, session.error
+
+
 def test_a_cohort_that_only_tests_has_nothing_to_train(tmp_path):
     cohort = simple_cohort(tmp_path)
     cases = tuple(Case(case.id, case.image, scribble=case.scribble, role=Role.TEST) for case in cohort.cases)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...labels import BEYOND
 from ...training_settings import TrainingSettings
 from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
-from ..one_piece import may_be_all_classes
 from ..plan import Plan
 from ..sampling import Batch
 
@@ -105,8 +104,8 @@ class Method(ABC):
     uses_unlabeled = False
     uses_superpixels = False
     learns_beside_annotations = False
-    """Whether what is learned from unlabeled patches is learned from annotated ones, too. Then no others are drawn
-    where every case is annotated, as often with scribbles, and a step costs less."""
+    """Whether annotated patches serve as unlabeled ones, too, where there are no others. Then none are drawn a second
+    time where every case is annotated, as often with scribbles, and a step costs less."""
     usual_start = 0.4
     """Share of the training that is spent on annotations alone, unless settings say otherwise."""
     trains_on = "auto"
@@ -118,16 +117,17 @@ class Method(ABC):
         self.one_piece = plan.largest_component
         """Classes that are one piece, as far as is known by now."""
         self.learns_from_strokes = True
-        """Whether any annotated case has strokes instead of a dense label."""
+        """Whether half of the annotated cases or more had strokes, not dense labels, when the training began."""
 
     @classmethod
-    def looks_beyond(cls, settings: TrainingSettings, n_classes: int) -> bool:
+    def looks_beyond(cls, settings: TrainingSettings, plan: Plan) -> bool:
         """Whether scribbled cases are asked what lies beyond their strokes of background.
 
         The answer counts once every class is known to be one piece.
         """
         is_wanted = cls.uses_unlabeled if settings.far_background == "auto" else settings.far_background == "on"
-        return is_wanted and may_be_all_classes(settings.largest_component, n_classes)
+        may_be_known = settings.largest_component == "auto" or len(plan.largest_component) == plan.n_classes - 1
+        return is_wanted and may_be_known
 
     @property
     def unlabeled_start(self) -> float:

@@ -132,6 +132,8 @@ class EmbeddingMatching(Method):
         if not wanted.any():
             return nothing, nothing
         references = self.references(step)
+        if step.unlabeled is None:  # a patch would be matched with itself
+            references = [*references[1:], references[0]]
         matched = torch.full_like(teacher.labels, IGNORE)
         entropies, chosen = torch.zeros_like(unreliable, dtype=torch.float32), torch.zeros_like(unreliable)
         for index, each in enumerate(references_for(references, len(query), options.pooled)):

@@ -77,8 +77,8 @@ class SGRS(Method):
         return (LegacySGRS if settings.sgrs.legacy else SGRS)(settings, plan)
 
     @classmethod
-    def looks_beyond(cls, settings: TrainingSettings, n_classes: int) -> bool:
-        return not settings.sgrs.legacy and super().looks_beyond(settings, n_classes)
+    def looks_beyond(cls, settings: TrainingSettings, plan: Plan) -> bool:
+        return not settings.sgrs.legacy and super().looks_beyond(settings, plan)
 
     def unlabeled_weight(self, fraction: float) -> float:
         return super().unlabeled_weight(fraction) if self.options.weight > 0 else 0.0
@@ -96,10 +96,11 @@ class SGRS(Method):
             partners, are_same = noisy(step.labeled.image, noise), step.unlabeled is None
             mixed, _ = mix(perturbed, partners, self.options.beta, step.numbers, are_same)
 
-        unlabeled = [] if step.unlabeled is None else [self.plain_view(step)]
+        is_plain_view_labeled = step.unlabeled is None and self.options.strong_view
+        unlabeled = [] if is_plain_view_labeled else [self.plain_view(step)]
         logits = step.student(torch.cat([self.labeled_view(step), *unlabeled, mixed]))
-        labeled, plain = step.split(logits[: -len(mixed)])
-        views = plain, logits[-len(mixed) :]
+        labeled = logits[: len(step.labeled)]
+        views = labeled if is_plain_view_labeled else logits[len(labeled) : -len(mixed)], logits[-len(mixed) :]
         regions = self.regions(*(softmax(view.detach()) for view in views))
         cross_entropy = sum(self.regional_cross_entropy(view, pseudo_labels, regions).value for view in views) / 2
         dice = sum(self.regional_dice(softmax(view), pseudo_labels, regions) for view in views) / 2
@@ -123,7 +124,7 @@ class SGRS(Method):
 
     def plain_view(self, step: Step) -> Tensor:
         """The unlabeled patches that aren't mixed with others, as the student sees them."""
-        return step.strong(step.unlabeled.image) if self.options.strong_view else step.unlabeled.image
+        return step.strong(step.rest.image) if self.options.strong_view else step.rest.image
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """Half of what annotations ask for in other methods, ``1/2 (CE + Dice)``; its parts are whole."""

@@ -69,8 +69,8 @@ class LegacySGRS(SGRS):
         for label, p in enumerate(softmax(logits).unbind(dim=1)):
             p, y = p * annotated, (batch.annotation == label).float()
             dice.append(1 - (p * y).sum() / (p.square().sum() + y.sum() + 1e-10))
-        supervised = 0.5 * (cross_entropy + torch.stack(dice).mean())
-        return Losses(supervised, {"supervised": supervised})
+        supervised = cross_entropy + torch.stack(dice).mean()
+        return Losses(0.5 * supervised, {"supervised": supervised})
 
     def is_uncertain(self, probabilities: Tensor) -> Tensor:
         return (probabilities[:, 0] > _TAU) & (probabilities[:, 0] < 1 - _TAU)

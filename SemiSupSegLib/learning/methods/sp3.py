@@ -107,8 +107,8 @@ class DynamicThreshold:
 class SP3(Method):
     """Student and EMA teacher; expanded scribbles and refined, weighted pseudo-labels beside the scribbles.
 
-    ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. Labels of the
-    other two are mostly background, so their cross-entropies balance the classes a little.
+    ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. After strokes,
+    labels of the other two are mostly background, so there their cross-entropies balance the classes a little.
     """
 
     name = "sp3"
@@ -117,8 +117,9 @@ class SP3(Method):
     learns_beside_annotations = True
     usual_start = 0.06
     late_start = 0.3
-    """Where nothing will be known of the surroundings. Early on, a teacher may find the object where nobody painted: of
-    three trainings on the left atrium, with four scribbled scans, one did, and had Dice 0.45."""
+    """After dense labels, and where nothing will be known of what surrounds strokes: there a young teacher may find
+    the object where nobody painted. Of three trainings on the left atrium, with four scribbled scans, one did: Dice
+    0.45."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
@@ -128,8 +129,8 @@ class SP3(Method):
     @property
     def unlabeled_start(self) -> float:
         chosen = self.settings.schedule.unlabeled_start
-        knows_surroundings = self.learns_from_strokes and self.looks_beyond(self.settings, self.plan.n_classes)
-        return self.late_start if chosen is None and not knows_surroundings else super().unlabeled_start
+        starts_early = self.learns_from_strokes and self.looks_beyond(self.settings, self.plan)
+        return self.late_start if chosen is None and not starts_early else super().unlabeled_start
 
     @property
     def balance(self) -> float:
