@@ -93,7 +93,11 @@ class TrainingSettings(Settings):
 
     method: str = setting("sp3", "Training method", choices=METHODS)
     minutes: float | None = setting(
-        None, "Time to train, with all that belongs to it", minimum=0.05, maximum=60 * 24 * 14, unit="minutes"
+        None,
+        f"Time to train, with all that belongs to it: {DEFAULT_MINUTES:g} unless minutes or iterations are given",
+        minimum=0.05,
+        maximum=60 * 24 * 14,
+        unit="minutes",
     )
     iterations: int | None = setting(None, "Iterations to train, instead of minutes", minimum=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:0, …, or mps")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from ..settings import Settings
 
@@ -34,14 +36,21 @@ def settings_text(settings: type[Settings]) -> str:
     """Every setting with its meaning, default and range."""
     lines = []
     for each in settings.describe():
-        unit = f" {each.unit}" if each.unit else ""
+        kind, is_optional = each.kind.removesuffix(" or nothing"), each.kind.endswith(" or nothing")
+        unit = f" in {each.unit}" if each.unit else ""
         limits = [
             f"{name} {value}" for name, value in (("from", each.minimum), ("to", each.maximum)) if value is not None
         ]
-        takes = ", ".join(each.choices) if each.choices else " ".join([each.kind + unit, *limits])
-        default = "" if each.default in (None, "") else f"; default {each.default}"
+        takes = ", ".join(each.choices) if each.choices else " ".join([kind + unit, *limits])
+        takes += ", or null" if is_optional else ""
+        default = "" if each.default in (None, "") else f"; default {_as_typed(each.default)}"
         lines.append(f"{each.key}\n    {each.description} ({takes}{default})")
     return "\n".join(lines)
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a person types it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _SetOption(argparse.Action):

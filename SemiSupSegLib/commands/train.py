@@ -11,7 +11,7 @@ from .. import torchrun
 from ..cohort import Cohort
 from ..errors import ErrorCode, RunError, SettingsError
 from ..runs import RunFolder, RunRequest, State
-from ..training_settings import METHODS, TrainingSettings
+from ..training_settings import DEFAULT_MINUTES, METHODS, TrainingSettings
 from .local_run import check_device, follow
 from .set_option import add_set_option
 
@@ -31,7 +31,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--out", metavar="RUN", type=Path, help="the run's folder: a new one, or with --resume the stopped run's"
     )
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="N", help="how long to train")
+    budget.add_argument("--minutes", metavar="N", help=f"how long to train (default: {DEFAULT_MINUTES:g})")
     budget.add_argument("--iterations", metavar="N", help="how many steps to train, instead")
     parser.add_argument("--device", metavar="DEVICE", help="auto (default), cpu, cuda, cuda:INDEX or mps")
     parser.add_argument("--seed", metavar="S", help="seed of every random number")

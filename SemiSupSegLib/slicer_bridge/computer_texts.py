@@ -31,8 +31,8 @@ def cpu_text(report: Mapping[str, object] | None) -> str:
     if report is None or not report["ready"] or report["best_device"] != "cpu":
         return ""
     return _(
-        "No graphics processor can be used, so training runs on the {cores} cores of the processor, some 20 to 50 "
-        "times slower. Small scans take minutes, large ones hours: begin with the preset Quick look."
+        "No graphics processor can be used, so training runs on the {cores} cores of the processor, which is much "
+        "slower. Small scans take minutes, large ones hours: begin with the preset Quick look."
     ).format(cores=report["cores"])
 
 

@@ -290,11 +290,18 @@ def test_an_error_in_the_program_shows_its_place_only_when_asked(run_python, rep
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "key"), [("train", "plan.patch\n"), ("predict", "overlap\n")])
-def test_settings_are_listed(command, name, key):
+@pytest.mark.parametrize(
+    ("name", "key", "takes"),
+    [
+        ("train", "plan.patch", "Patch size, (i, j, k) (3 whole numbers in voxels from 1 to 512, or null)"),
+        ("train", "deep_supervision", "Losses on coarser levels of the network too (true or false; default false)"),
+        ("predict", "overlap", "Overlap of neighbouring windows (a number from 0 to 0.9; default 0.5)"),
+    ],
+)
+def test_settings_are_listed(command, name, key, takes):
     result = command(name, "--set", "help")
     assert result.returncode == 0
-    assert key in result.stdout
+    assert f"{key}\n    {takes}\n" in result.stdout
     assert not result.stderr
 
 
