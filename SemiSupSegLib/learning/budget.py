@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ _LONGEST_SECONDS = 0.8
 """Where steps are slow, that is on a CPU, fewer of them say enough: nobody should wait for the first real one."""
 _SMALL_SHARE = 0.25
 """Of steps of a kind that is this rare, a single timed one says enough."""
-_FEWEST_ITERATIONS = 50
+_FEWEST_ITERATIONS, _MOST_ITERATIONS = 50, 10_000_000
 _LEAST_SHARE_OF_STEPS, _LARGEST_SHARE_OF_LOOKS = 0.5, 0.25
 """Of the minutes: what remains for training however long the preparation took, and of that what goes into looks."""
 
@@ -87,14 +88,19 @@ def planned_length(
     if settings.budget_minutes is None:
         return Length(settings.iterations, {kind: look.times for kind, look in looks.items()})
     begun = time.monotonic() if begun is None else begun
-    scratch = Trainer(settings, plan, device, cases, iterations=1_000_000, processes=processes)
-    shares = _phase_shares(scratch)
-    costs_of_steps = [
-        _step_seconds(scratch, fraction, _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1, on_progress)
-        for fraction, share in shares.items()
-    ]
-    seconds = sum(share * cost for share, cost in zip(shares.values(), costs_of_steps, strict=True))
-    joined_cost = costs_of_steps[-1] / costs_of_steps[0]
+    scratch = Trainer(settings, plan, device, cases, iterations=_MOST_ITERATIONS, processes=processes)
+    phases = _phases(scratch)
+    costs_of_steps = {
+        kind: _step_seconds(scratch, fraction, _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1, on_progress)
+        for kind, (fraction, share) in phases.items()
+    }
+    first, *_ = costs_of_steps.values()
+    *_, last = costs_of_steps.values()
+
+    def seconds(iterations: int) -> float:
+        """What so many steps take; in a short training more of them are on annotations alone."""
+        scratch.method.iterations = iterations
+        return iterations * sum(share * costs_of_steps[kind] for kind, (_, share) in _phases(scratch).items())
 
     def length() -> dict:
         in_use = [look for look in looks.values() if look.times * look.voxels]
@@ -102,31 +108,31 @@ def planned_length(
         minutes = settings.budget_minutes * 60
         left = max(_LEAST_SHARE_OF_STEPS * minutes, minutes - (time.monotonic() - begun))
         costs = {kind: look.voxels * a_voxel for kind, look in looks.items()}
-        return asdict(replace(_divided(left, seconds, looks, costs), joined_cost=joined_cost))
+        return asdict(replace(_divided(left, seconds, looks, costs), joined_cost=last / first))
 
     return Length(**processes.of_leader(length))
 
 
-def _divided(left: float, a_step: float, looks: Mapping[str, Look], costs: Mapping[str, float]) -> Length:
-    """Seconds divided into steps and looks, from what one of each takes."""
+def _divided(
+    left: float, seconds: Callable[[int], float], looks: Mapping[str, Look], costs: Mapping[str, float]
+) -> Length:
+    """Seconds divided into steps and looks, from what so many steps, and a look of each kind, take."""
     wanted = sum(look.times * costs[kind] for kind, look in looks.items())
     share = min(1.0, _LARGEST_SHARE_OF_LOOKS * left / wanted) if wanted > 0 else 1.0
     times = {kind: max(min(look.times, 1), int(look.times * share)) for kind, look in looks.items()}
     for_steps = max(left - sum(times[kind] * costs[kind] for kind in looks), left / 2)
-    return Length(max(_FEWEST_ITERATIONS, int(for_steps / a_step)), times)
+    affordable = bisect.bisect_right(range(1, _MOST_ITERATIONS), for_steps, key=seconds)
+    return Length(max(_FEWEST_ITERATIONS, affordable), times)
 
 
-def _phase_shares(trainer: Trainer) -> dict[float, float]:
-    """A fraction of the training that stands for each kind of batch, and the share of steps that are of its kind.
-
-    In the order of the training: steps on annotations alone, where there are any, come first.
-    """
+def _phases(trainer: Trainer) -> dict[tuple[int, int], tuple[float, float]]:
+    """Each kind of batch, in the order of the training: a fraction that stands for it, and the share of its steps."""
     grid = np.linspace(0, 1, 200, endpoint=False)
     kinds: dict[tuple[int, int], list[float]] = {}
     for fraction in grid:
         composition = trainer.method.composition(float(fraction))
         kinds.setdefault((composition.labeled, composition.unlabeled), []).append(float(fraction))
-    return {fractions[-1]: len(fractions) / len(grid) for fractions in kinds.values()}
+    return {kind: (fractions[-1], len(fractions) / len(grid)) for kind, fractions in kinds.items()}
 
 
 def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: OnProgress) -> float:

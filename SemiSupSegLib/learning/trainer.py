@@ -67,6 +67,7 @@ class Trainer:
     ):
         self.processes = processes
         self.method: Method = METHODS[settings.method].of(settings, plan)
+        self.method.iterations = iterations
         self.settings = settings = self.method.adapted(settings)
         self.plan = plan
         self.device = device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
 from ..plan import Plan
 from ..sampling import Batch
 
+_FEWEST_STEPS_ALONE = 150
+"""On annotations, before anything is learned from a teacher: a younger one is wrong nearly everywhere, and stays so."""
 _FAR_WEIGHT = 0.5
 """Of what lies beyond strokes of background, beside the loss on strokes; other weights weren't tried."""
 
@@ -107,13 +110,15 @@ class Method(ABC):
     """Whether annotated patches serve as unlabeled ones, too, where there are no others. Then none are drawn a second
     time where every case is annotated, as often with scribbles, and a step costs less."""
     usual_start = 0.4
-    """Share of the training that is spent on annotations alone, unless settings say otherwise."""
+    """Share of the training that is spent on annotations alone, unless settings say otherwise, or it is a short one."""
     trains_on = "auto"
     """Which annotation of a case that has both: "auto" (its scribbles) or "dense"."""
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         self.settings = settings
         self.plan = plan
+        self.iterations = math.inf
+        """Of the whole training, once they are known."""
         self.one_piece = plan.largest_component
         """Classes that are one piece, as far as is known by now."""
         self.learns_from_strokes = True
@@ -133,7 +138,7 @@ class Method(ABC):
     def unlabeled_start(self) -> float:
         """Share of the training after which the unlabeled branch joins."""
         chosen = self.settings.schedule.unlabeled_start
-        return self.usual_start if chosen is None else chosen
+        return max(self.usual_start, min(1.0, _FEWEST_STEPS_ALONE / self.iterations)) if chosen is None else chosen
 
     @classmethod
     def of(cls, settings: TrainingSettings, plan: Plan) -> Method:

@@ -115,8 +115,7 @@ class SP3(Method):
     uses_unlabeled = True
     uses_superpixels = True
     learns_beside_annotations = True
-    usual_start = 0.06
-    late_start = 0.3
+    early_start, late_start = 0.06, 0.3
     """After dense labels, and where nothing will be known of what surrounds strokes: there a young teacher may find
     the object where nobody painted. Of three trainings on the left atrium, with four scribbled scans, one did: Dice
     0.45."""
@@ -127,10 +126,9 @@ class SP3(Method):
         self.threshold = DynamicThreshold(plan.n_classes, self.options)
 
     @property
-    def unlabeled_start(self) -> float:
-        chosen = self.settings.schedule.unlabeled_start
+    def usual_start(self) -> float:
         starts_early = self.learns_from_strokes and self.looks_beyond(self.settings, self.plan)
-        return self.late_start if chosen is None and not starts_early else super().unlabeled_start
+        return self.early_start if starts_early else self.late_start
 
     @property
     def balance(self) -> float:
