@@ -3,6 +3,7 @@ where studies differ in nothing but the number of annotated scans, Dice against 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from .report import baseline_of, bound_of, is_bound, pooled
 
 _LEAST_SPAN = 0.04
 """Dice from the bottom of the upper pictures to their top, at least: less is a difference that says nothing."""
+_MOST_COLUMNS = 3
+"""So that letters can be read at the width of a page."""
 _HANDED_OVER = 0.8
 """Beyond this share of the cases the mean of the others is one of very few."""
 
 
 def plot(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the studies given, a column each; the upper bound of one is its dashed line."""
+    """Draw the studies given, a panel above another each; the upper bound of one is its dashed line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -27,16 +30,18 @@ def plot(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     shown = [study for study in studies if not is_bound(study, studies)]
     series = _by_number(studies)
-    n_columns = len(shown) + len(series)
-    figure, axes = pyplot.subplots(2, n_columns, figsize=(4.6 * n_columns, 7), layout="constrained", squeeze=False)
-    columns = list(axes.T)
-    for study, (runs, curves) in zip(shown, columns, strict=False):
+    n_columns = min(_MOST_COLUMNS, len(shown) + len(series))
+    n_rows = 2 * math.ceil((len(shown) + len(series)) / n_columns)
+    size = (3.8 * n_columns, 2.9 * n_rows)
+    figure, axes = pyplot.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
+    pairs = [(axes[row, column], axes[row + 1, column]) for row in range(0, n_rows, 2) for column in range(n_columns)]
+    for study, (runs, curves) in zip(shown, pairs, strict=False):
         _draw_runs(runs, study, bound_of(study, studies))
         _draw_curves(curves, study)
-    for each, (numbers, unused) in zip(series, columns[len(shown) :], strict=True):
+    for each, (numbers, _) in zip(series, pairs[len(shown) :], strict=False):
         _draw_numbers(numbers, each)
-        unused.set_axis_off()
     for each in axes.flat:
+        each.set_axis_on() if each.has_data() else each.set_axis_off()
         each.spines[["top", "right"]].set_visible(False)
         each.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -90,15 +95,17 @@ def _has_several_methods(study: Mapping[str, Any]) -> bool:
 
 
 def _draw_numbers(axes: Any, studies: Sequence[Mapping[str, Any]]) -> None:
-    """Mean and standard deviation of a method's runs at each number of annotated scans."""
-    for method in dict.fromkeys(row["method"] for study in studies for row in study["rows"]):
-        known: dict[int, list[float]] = {}
-        for study in studies:
-            values = [row["test teacher"]["mean_dice"] for row in study["rows"] if row["method"] == method]
-            if values:
-                known.setdefault(study["labeled"], []).extend(values)
+    """Mean and standard deviation of a method's runs at each number of annotated scans, where there are several."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for study in studies:
+        for row in study["rows"]:
+            of_method = found.setdefault(row["method"], {})
+            of_method.setdefault(study["labeled"], []).append(row["test teacher"]["mean_dice"])
+    shown = {method: known for method, known in found.items() if len(known) > 1}
+    for place, (method, known) in enumerate(shown.items()):
+        beside = 1.08 ** (place - (len(shown) - 1) / 2)
         axes.errorbar(
-            list(known),
+            [number * beside for number in known],
             [np.mean(values) for values in known.values()],
             [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in known.values()],
             marker="o", markersize=4, capsize=3, linewidth=1, label=method,
