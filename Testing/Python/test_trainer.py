@@ -257,9 +257,9 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     assert planned_length(TrainingSettings(iterations=7), plan, CPU, cases) == Length(7)
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(60, 3600 / (0.06 * 0.02 + 0.94 * 0.06)), (0.1, 150 + 50), (0.05, 150)])
+@pytest.mark.parametrize(("minutes", "steps"), [(60, 3600 / (0.06 * 0.02 + 0.94 * 0.06)), (0.1, 250 + 17), (0.05, 150)])
 def test_the_shorter_a_training_the_more_of_it_is_on_annotations_alone(cases, monkeypatch, minutes, steps):
-    """150 steps at least; steps with the unlabeled branch cost three times as much here."""
+    """250 steps at least; steps with the unlabeled branch cost three times as much here."""
 
     def seconds(trainer, fraction, fewest, on_progress):
         return 0.02 if trainer.method.composition(fraction).unlabeled == 0 else 0.06
@@ -271,7 +271,7 @@ def test_the_shorter_a_training_the_more_of_it_is_on_annotations_alone(cases, mo
     iterations = planned_length(settings, plan, CPU, cases).iterations
     assert iterations == pytest.approx(steps, rel=0.02)
     method = Trainer(settings, plan, CPU, cases, iterations).method
-    assert method.unlabeled_start == pytest.approx(max(0.06, min(1.0, 150 / iterations)))
+    assert method.unlabeled_start == pytest.approx(max(0.06, min(1.0, 250 / iterations)))
 
 
 @pytest.mark.parametrize("seconds, steps", [(0.01, 13), (0.2, 5), (60.0, 3)])

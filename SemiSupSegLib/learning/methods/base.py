@@ -18,7 +18,7 @@ from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
 from ..plan import Plan
 from ..sampling import Batch
 
-_FEWEST_STEPS_ALONE = 150
+_FEWEST_STEPS_ALONE = 250
 """On annotations, before anything is learned from a teacher: a younger one is wrong nearly everywhere, and stays so."""
 _FAR_WEIGHT = 0.5
 """Of what lies beyond strokes of background, beside the loss on strokes; other weights weren't tried."""
