@@ -82,7 +82,7 @@ class ScheduleSettings(Settings):
     """When the unlabeled branch joins, as fractions of the whole training."""
 
     unlabeled_start: float | None = setting(
-        None, "Training on annotations alone until then; by method if empty", minimum=0, maximum=1
+        None, "Training on annotations alone until then; if empty by method, and for 250 steps", minimum=0, maximum=1
     )
     unlabeled_ramp: float = setting(0.1, "Length of the unlabeled branch's ramp", minimum=0, maximum=1)
 
