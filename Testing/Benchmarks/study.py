@@ -22,7 +22,7 @@ import numpy as np
 
 from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.errors import SemiSupSegError, SettingsError
-from SemiSupSegLib.files import read_json, write_json_atomically
+from SemiSupSegLib.files import read_json, write_json_atomically, write_text_atomically
 from SemiSupSegLib.runs import RunFolder
 from SemiSupSegLib.settings import flat
 from SemiSupSegLib.training_settings import METHODS, TrainingSettings
@@ -269,7 +269,13 @@ def _store(protocol: str, options: argparse.Namespace, rows: list[dict[str, Any]
         "comparisons": compare(rows),
         "rows": rows,
     }
-    write_json_atomically(options.out, json.loads(json.dumps(body)))
+    short = json.loads(json.dumps(body), parse_float=_six_digits)
+    write_text_atomically(options.out, json.dumps(short, indent=1, allow_nan=False) + "\n")
+
+
+def _six_digits(number: str) -> float:
+    """No measure here means more."""
+    return float(f"{float(number):.6g}")
 
 
 def machine() -> dict[str, Any]:
