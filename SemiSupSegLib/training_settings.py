@@ -82,7 +82,10 @@ class ScheduleSettings(Settings):
     """When the unlabeled branch joins, as fractions of the whole training."""
 
     unlabeled_start: float | None = setting(
-        None, "Training on annotations alone until then; if empty by method, and for 250 steps", minimum=0, maximum=1
+        None,
+        "Training on annotations alone until then; if empty by method, with sp3 250 steps at least",
+        minimum=0,
+        maximum=1,
     )
     unlabeled_ramp: float = setting(0.1, "Length of the unlabeled branch's ramp", minimum=0, maximum=1)
 
@@ -172,7 +175,11 @@ class TrainingSettings(Settings):
     @classmethod
     def translated(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """JSON values as today's version writes them: once, SP3 was the only method to look beyond strokes."""
-        sp3 = body.get("sp3") if isinstance(body, Mapping) else None
+        if not isinstance(body, Mapping):
+            return body
+        if body.get("far_background") == "on" and body.get("method") == "sgrs" and _is_legacy(body.get("sgrs")):
+            body = {**body, "far_background": "off"}  # had no effect, and is refused today
+        sp3 = body.get("sp3")
         if not isinstance(sp3, Mapping) or "far_background" not in sp3:
             return body
         wish = "auto" if sp3["far_background"] and body.get("method", cls.method) == "sp3" else "off"
@@ -185,6 +192,10 @@ class TrainingSettings(Settings):
         if self.iterations is not None:
             return None
         return DEFAULT_MINUTES if self.minutes is None else self.minutes
+
+
+def _is_legacy(sgrs: object) -> bool:
+    return isinstance(sgrs, Mapping) and sgrs.get("legacy") is True
 
 
 @dataclass(frozen=True)

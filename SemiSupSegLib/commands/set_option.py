@@ -50,6 +50,8 @@ def settings_text(settings: type[Settings]) -> str:
 
 def _as_typed(value: Any) -> str:
     """A value as a person types it."""
+    if isinstance(value, (tuple, list)):
+        return ",".join(_as_typed(each) for each in value)
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -23,9 +23,7 @@ _TIMED_STEPS = 10
 _FEWEST_TIMED_STEPS = 2
 _LONGEST_SECONDS = 0.8
 """Where steps are slow, that is on a CPU, fewer of them say enough: nobody should wait for the first real one."""
-_SMALL_SHARE = 0.25
-"""Of steps of a kind that is this rare, a single timed one says enough."""
-_FEWEST_ITERATIONS, _MOST_ITERATIONS = 50, 10_000_000
+_FEWEST_ITERATIONS, _MOST_ITERATIONS = 50, 10**12
 _LEAST_SHARE_OF_STEPS, _LARGEST_SHARE_OF_LOOKS = 0.5, 0.25
 """Of the minutes: what remains for training however long the preparation took, and of that what goes into looks."""
 
@@ -89,10 +87,8 @@ def planned_length(
         return Length(settings.iterations, {kind: look.times for kind, look in looks.items()})
     begun = time.monotonic() if begun is None else begun
     scratch = Trainer(settings, plan, device, cases, iterations=_MOST_ITERATIONS, processes=processes)
-    phases = _phases(scratch)
     costs_of_steps = {
-        kind: _step_seconds(scratch, fraction, _FEWEST_TIMED_STEPS if share > _SMALL_SHARE else 1, on_progress)
-        for kind, (fraction, share) in phases.items()
+        kind: _step_seconds(scratch, fraction, on_progress) for kind, (fraction, _) in _phases(scratch).items()
     }
     first, *_ = costs_of_steps.values()
     *_, last = costs_of_steps.values()
@@ -135,7 +131,7 @@ def _phases(trainer: Trainer) -> dict[tuple[int, int], tuple[float, float]]:
     return {kind: (fractions[-1], len(fractions) / len(grid)) for kind, fractions in kinds.items()}
 
 
-def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: OnProgress) -> float:
+def _step_seconds(trainer: Trainer, fraction: float, on_progress: OnProgress) -> float:
     times = []
     steps = _WARM_UP_STEPS + _TIMED_STEPS
     for step in range(steps):
@@ -144,9 +140,9 @@ def _step_seconds(trainer: Trainer, fraction: float, fewest: int, on_progress: O
         trainer.step_at(fraction)
         _wait_for(trainer.device)
         times.append(trainer.processes.of_leader(lambda: time.monotonic() - begun))  # noqa: B023
-        if len(times) > fewest and sum(times) > _LONGEST_SECONDS:
+        if len(times) > _FEWEST_TIMED_STEPS and sum(times) > _LONGEST_SECONDS:
             break
-    return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - fewest) :]))
+    return float(np.mean(times[min(_WARM_UP_STEPS, len(times) - _FEWEST_TIMED_STEPS) :]))
 
 
 class _Enough(Exception):

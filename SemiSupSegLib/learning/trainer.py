@@ -74,6 +74,7 @@ class Trainer:
         self.replace_cases(cases)
         scribbled = [not case.is_dense for case in cases if case.annotation is not None]
         self.method.learns_from_strokes = 2 * sum(scribbled) >= len(scribbled)
+        self.method.learns_from_labels = not all(scribbled)
         self.iterations = iterations
         self.iteration = 0
         self.rate_factor = 1.0
@@ -167,6 +168,7 @@ class Trainer:
                 "rate_factor": self.rate_factor,
                 "one_piece": list(self.one_piece),
                 "learns_from_strokes": self.method.learns_from_strokes,
+                "unlabeled_start": self.method.unlabeled_start,
             },
         )
 
@@ -179,7 +181,13 @@ class Trainer:
         self.method.load_state(checkpoint.state["method"])
         self.rate_factor = float(checkpoint.state["rate_factor"])
         self.one_piece = tuple(checkpoint.state.get("one_piece", self.one_piece))
-        self.method.learns_from_strokes = bool(checkpoint.state.get("learns_from_strokes", True))
+        if "unlabeled_start" in checkpoint.state:
+            self.method.learns_from_strokes = bool(checkpoint.state["learns_from_strokes"])
+            self.method.start_before_stop = float(checkpoint.state["unlabeled_start"])
+        else:  # as the version before had it
+            annotated = [case for case in self.cases if case.annotation is not None]
+            self.method.learns_from_strokes = not all(case.is_dense for case in annotated)
+            self.method.fewest_steps_alone = 0
 
     def move_to(self, device: torch.device) -> None:
         """Move networks and optimiser, to leave a GPU while paused and to come back."""

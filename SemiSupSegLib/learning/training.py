@@ -130,14 +130,15 @@ class TrainingRun:
 
     def _make_plan(self) -> Plan:
         one_piece = one_piece_classes(self.settings.largest_component, self.cohort.schema, ())
-        plan = Plan.from_json(self.processes.of_leader(lambda: self._plan_of_leader().to_json()))
-        plan = replace(plan, largest_component=one_piece)  # as far as settings say; a wrong name fails before loading
-        if self.settings.far_background == "on" and not self.method_class.looks_beyond(self.settings, plan):
+        is_part = self.settings.largest_component != "auto" and len(one_piece) < self.cohort.schema.n_classes - 1
+        if self.settings.far_background == "on" and is_part:
             raise SettingsError(
                 "far_background=on wants every class to be one piece, and "
                 f"largest_component={self.settings.largest_component} names only some.",
                 "Name all of them, or change far_background.",
             )
+        plan = Plan.from_json(self.processes.of_leader(lambda: self._plan_of_leader().to_json()))
+        plan = replace(plan, largest_component=one_piece)  # as far as settings say
         if self.settings.plan.batch_size is None:  # each process needs a patch of its own
             plan = replace(plan, batch_size=max(plan.batch_size, self.processes.size))
         return plan
@@ -236,6 +237,7 @@ class TrainingRun:
             )
         self.session.emit("plan", plan={**self.plan.to_json(), "iterations": self.iterations})
         self._restore()
+        self._say_if_nobody_teaches()
 
     def _say_what_was_left_out(self, wanted: int) -> None:
         times = self.looks.times["validations"]
@@ -252,6 +254,15 @@ class TrainingRun:
             self.session.warn(
                 f"Preparing the scans took {taken:.1f} of {minutes:g} minutes, so less is left for training.",
                 "What is prepared is kept: another training with these scans begins sooner.",
+            )
+
+    def _say_if_nobody_teaches(self) -> None:
+        method = self.trainer.method
+        if self.iterations <= method.fewest_steps_alone and method.unlabeled_start >= 1 and self.trainer.iteration == 0:
+            self.session.warn(
+                f"A training of {self.iterations} steps learns from annotations only: '{method.name}' spends "
+                f"{method.fewest_steps_alone} on them before it learns from the rest.",
+                "Train longer, or set schedule.unlabeled_start.",
             )
 
     def _restore(self) -> None:

@@ -15,7 +15,7 @@ from .laboratory import BEHIND_LAUNCHER, PYTHON, Laboratory, Result, orphans_of,
 
 _SETTINGS = (
     "method=sp3", "iterations=60", "device=cpu", "threads=1", "checkpoint_minutes=0.01", "plan.features=4,8",
-    "plan.patch=16,16,16", "validations=0",
+    "plan.patch=16,16,16", "validations=0", "schedule.unlabeled_start=0.06",
 )  # fmt: skip
 _PATIENCE_SECONDS = 120.0
 

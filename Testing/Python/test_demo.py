@@ -14,7 +14,7 @@ from SemiSupSegLib.phantom import make_phantom_cohort
 from SemiSupSegLib.training_settings import TrainingSettings
 
 TINY = TrainingSettings(iterations=2, device="cpu", threads=1).with_overrides(
-    ["plan.patch=16,16,8", "plan.features=4,8"]
+    ["plan.patch=16,16,8", "plan.features=4,8", "schedule.unlabeled_start=0.06"]
 )
 
 

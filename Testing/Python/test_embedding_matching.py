@@ -329,16 +329,27 @@ def test_scribbled_patch_offers_every_annotated_voxel():
     assert {label: int(mask.sum()) for label, mask in found.items()} == {0: 8, 1: 4}
 
 
-def test_where_every_case_is_annotated_a_patch_is_matched_with_another(monkeypatch):
+def test_where_every_case_is_annotated_no_patch_is_matched_with_itself(monkeypatch):
     bench = make_bench("embedding_matching", "embedding_matching.entropy_everywhere=true", batch=3)
     bench.step.unlabeled, seen = None, []
-    own = bench.method.references(bench.step)
+    own = [{label: torch.full((1, 1, 4), 10.0 * index + label) for label in shown} for index, shown in PATCHES]
     monkeypatch.setattr(bench.method, "references", lambda step: own)
-    given = embedding_matching.references_for
-    monkeypatch.setattr(embedding_matching, "references_for", lambda *told: seen.append(told[0]) or given(*told))
+    given = embedding_matching.similarities
+    monkeypatch.setattr(embedding_matching, "similarities", lambda *told: seen.append(told[1]) or given(*told))
     bench.losses()
-    (matched,) = seen
-    assert [next(index for index, each in enumerate(own) if each is other) for other in matched] == [1, 2, 0]
+    matched = [{label: found.unique().tolist() for label, found in each.items()} for each in seen]
+    assert matched == [{0: [10.0], 1: [21.0]}, {0: [20.0], 1: [21.0]}, {0: [0.0], 1: [1.0]}]
+
+
+PATCHES = [(0, (0, 1)), (1, (0,)), (2, (0, 1))]
+"""Of three annotated patches, the classes that each shows."""
+
+
+@pytest.mark.parametrize(("pooled", "expected"), [(False, [0.0, 2.0]), (True, [0.0, 2.0])])
+def test_a_single_patch_has_nothing_but_itself(pooled, expected):
+    own = [{0: torch.zeros(1, 1, 2), 1: torch.full((1, 1, 2), 2.0)}]
+    (found,) = embedding_matching.references_for(own, 1, pooled, True)
+    assert [found[label].unique().item() for label in (0, 1)] == expected
 
 
 def test_references_are_drawn_anew_each_time_and_the_same_for_a_seed():

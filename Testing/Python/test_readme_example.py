@@ -38,7 +38,7 @@ def test_example_runs(logic, scene, tmp_path, monkeypatch, capsys):
     volume_node = add_volume(phantom.image.array, phantom.image.geometry, scene, "CT")
     add_segmentation(phantom.scribbles, volume_node, PHANTOM, "Strokes", with_background=True)
 
-    quick = "iterations=4, settings=['plan.network=unet', 'plan.features=[4, 8]', 'plan.patch=[16, 16, 16]']"
+    quick = "iterations=4, settings=['schedule.unlabeled_start=0.3', 'plan.features=[4, 8]', 'plan.patch=[16, 16, 16]']"
     names = {"slicer": slicer, "getNode": slicer.util.getNode}
     exec(EXAMPLE.replace("minutes=20", quick), names)
 

@@ -136,10 +136,30 @@ def test_it_stays_so_when_annotations_change_and_after_a_stop(cases):
     resumed = a_trainer(cases)
     resumed.restore(trainer.checkpoint())
     assert not resumed.method.learns_from_strokes
-    former = trainer.checkpoint()
-    del former.state["learns_from_strokes"]
-    trainer.restore(former)
-    assert trainer.method.learns_from_strokes, "what an older version began goes on as it did"
+
+
+BY_ITSELF = ("method=sp3", "schedule.unlabeled_start=null")
+"""The method says when pseudo-labels come in."""
+
+
+def test_a_start_stays_where_it_was_after_a_stop(cases):
+    trainer = a_trainer(cases, *BY_ITSELF, iterations=1000)
+    assert trainer.method.unlabeled_start == 0.25
+    checkpoint = trainer.checkpoint()
+    trainer.method.fewest_steps_alone = 0
+    trainer.restore(checkpoint)
+    assert trainer.method.unlabeled_start == 0.25
+    del checkpoint.state["unlabeled_start"]
+    former = a_trainer(cases, *BY_ITSELF, iterations=1000)
+    former.restore(checkpoint)
+    assert former.method.unlabeled_start == 0.06, "what an older version began goes on as it did"
+
+
+def test_sp3_starts_late_where_labels_leave_open_what_is_one_piece(cases):
+    scribbled, *others = cases
+    mixed = [densely(scribbled), *others]
+    assert a_trainer(cases, *BY_ITSELF, iterations=10_000).method.unlabeled_start == 0.06
+    assert a_trainer(mixed, *BY_ITSELF, iterations=10_000).method.unlabeled_start == 0.3
 
 
 def test_the_published_code_draws_annotated_patches_again_where_there_are_no_others(cases):
@@ -242,8 +262,7 @@ def test_seeds_for_torch_differ_from_step_to_step():
 def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     told = []
 
-    def seconds(trainer, fraction, fewest, on_progress):
-        assert fewest == 2
+    def seconds(trainer, fraction, on_progress):
         told.append(fraction)
         return 0.02 if trainer.method.composition(fraction).unlabeled == 0 else 0.06
 
@@ -261,7 +280,7 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
 def test_the_shorter_a_training_the_more_of_it_is_on_annotations_alone(cases, monkeypatch, minutes, steps):
     """250 steps at least; steps with the unlabeled branch cost three times as much here."""
 
-    def seconds(trainer, fraction, fewest, on_progress):
+    def seconds(trainer, fraction, on_progress):
         return 0.02 if trainer.method.composition(fraction).unlabeled == 0 else 0.06
 
     monkeypatch.setattr(budget, "_step_seconds", seconds)
@@ -288,16 +307,8 @@ def test_slow_steps_are_measured_fewer_times(monkeypatch, seconds, steps):
             durations.append(3 * seconds if not durations else seconds)  # the first one warms up
             clock[0] += durations[-1]
 
-    assert budget._step_seconds(SlowTrainer(), 0.5, 2, lambda *told: None) == pytest.approx(seconds)
+    assert budget._step_seconds(SlowTrainer(), 0.5, lambda *told: None) == pytest.approx(seconds)
     assert len(durations) <= steps
-
-
-def test_a_rare_kind_of_step_is_timed_once_where_steps_are_slow(cases, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(budget, "_step_seconds", lambda trainer, fraction, fewest, told: asked.setdefault(fewest, 1.0))
-    settings = TrainingSettings(method="sp3", minutes=1.0).with_overrides(["schedule.unlabeled_start=0.1"])
-    planned_length(settings, tiny_plan(size=8, features=(4, 8), strides=((2, 2, 2),)), CPU, cases)
-    assert asked == {1: 1.0, 2: 1.0}
 
 
 @pytest.fixture

@@ -279,6 +279,21 @@ def test_settings_that_an_older_version_did_not_know_are_named_when_its_run_goes
     assert "threads, mean_teacher.noise: they have today's defaults" in warning
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_told"),
+    [
+        (("schedule.unlabeled_start=null",), True),
+        ((), False),
+        (("method=partial", "schedule.unlabeled_start=null"), False),
+    ],
+)
+def test_a_training_that_is_too_short_to_learn_from_the_rest_says_so(cohort, tmp_path, changes, is_told):
+    code, session = work(new_run(tmp_path, cohort, "method=sp3", "validations=0", *changes))
+    assert code == 0
+    messages = [each["message"] for each in session.fields_of("warning")]
+    assert any("learns from annotations only" in message for message in messages) == is_told
+
+
 def test_no_stroke_that_was_trained_on_is_held_out_after_a_resume(tmp_path, monkeypatch):
     taken = []
     original = HeldOutStrokes.take

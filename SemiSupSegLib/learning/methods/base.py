@@ -18,8 +18,6 @@ from ..losses import partial_loss, ramp_sigmoid, weighted_cross_entropy
 from ..plan import Plan
 from ..sampling import Batch
 
-_FEWEST_STEPS_ALONE = 250
-"""On annotations, before anything is learned from a teacher: a younger one is wrong nearly everywhere, and stays so."""
 _FAR_WEIGHT = 0.5
 """Of what lies beyond strokes of background, beside the loss on strokes; other weights weren't tried."""
 
@@ -110,7 +108,9 @@ class Method(ABC):
     """Whether annotated patches serve as unlabeled ones, too, where there are no others. Then none are drawn a second
     time where every case is annotated, as often with scribbles, and a step costs less."""
     usual_start = 0.4
-    """Share of the training that is spent on annotations alone, unless settings say otherwise, or it is a short one."""
+    """Share of the training that is spent on annotations alone, unless settings say otherwise."""
+    fewest_steps_alone = 0
+    """How many steps that are at least, unless settings say otherwise."""
     trains_on = "auto"
     """Which annotation of a case that has both: "auto" (its scribbles) or "dense"."""
 
@@ -119,10 +119,14 @@ class Method(ABC):
         self.plan = plan
         self.iterations = math.inf
         """Of the whole training, once they are known."""
+        self.start_before_stop: float | None = None
+        """`unlabeled_start` of a resumed training, which keeps it."""
         self.one_piece = plan.largest_component
         """Classes that are one piece, as far as is known by now."""
         self.learns_from_strokes = True
         """Whether half of the annotated cases or more had strokes, not dense labels, when the training began."""
+        self.learns_from_labels = False
+        """Whether any of them had a dense label then, so that strokes aren't asked what is one piece."""
 
     @classmethod
     def looks_beyond(cls, settings: TrainingSettings, plan: Plan) -> bool:
@@ -137,8 +141,10 @@ class Method(ABC):
     @property
     def unlabeled_start(self) -> float:
         """Share of the training after which the unlabeled branch joins."""
+        if self.start_before_stop is not None:
+            return self.start_before_stop
         chosen = self.settings.schedule.unlabeled_start
-        return max(self.usual_start, min(1.0, _FEWEST_STEPS_ALONE / self.iterations)) if chosen is None else chosen
+        return max(self.usual_start, min(1.0, self.fewest_steps_alone / self.iterations)) if chosen is None else chosen
 
     @classmethod
     def of(cls, settings: TrainingSettings, plan: Plan) -> Method:

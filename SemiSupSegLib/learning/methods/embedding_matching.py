@@ -132,11 +132,9 @@ class EmbeddingMatching(Method):
         if not wanted.any():
             return nothing, nothing
         references = self.references(step)
-        if step.unlabeled is None:  # a patch would be matched with itself
-            references = [*references[1:], references[0]]
         matched = torch.full_like(teacher.labels, IGNORE)
         entropies, chosen = torch.zeros_like(unreliable, dtype=torch.float32), torch.zeros_like(unreliable)
-        for index, each in enumerate(references_for(references, len(query), options.pooled)):
+        for index, each in enumerate(references_for(references, len(query), options.pooled, step.unlabeled is None)):
             if len(each) < 2:
                 continue
             classes = torch.tensor(sorted(each), dtype=torch.uint8, device=query.device)
@@ -210,17 +208,24 @@ def draw_references(count: int, options: EmbeddingMatchingSettings, numbers: np.
     return np.stack([numbers.choice(count, k, replace=count < k) for _ in range(options.draws)])
 
 
-def references_for(references: Sequence[References], count: int, pooled: bool) -> list[References]:
+def references_for(
+    references: Sequence[References], count: int, pooled: bool, are_same: bool = False
+) -> list[References]:
     """The references of each of `count` unlabeled patches.
 
     Unlabeled patch i takes those of labeled patch i, and of classes that it lacks those of the other patches; pooled,
-    all take those of all.
+    all take those of all. Where they are the same patches, each takes those of the next one, and none its own: it would
+    be matched with itself.
     """
-    classes = sorted(set().union(*references))
-    together = {label: torch.cat([each[label] for each in references if label in each]) for label in classes}
-    if pooled:
-        return [together] * count
-    return [{**together, **references[index % len(references)]} for index in range(count)]
+    found = []
+    for index in range(count):
+        partners = [*references[index % len(references) :], *references[: index % len(references)]]
+        if are_same and len(partners) > 1:
+            partners = partners[1:]
+        classes = sorted(set().union(*partners))
+        together = {label: torch.cat([each[label] for each in partners if label in each]) for label in classes}
+        found.append(together if pooled else {**together, **partners[0]})
+    return found
 
 
 def similarities(
