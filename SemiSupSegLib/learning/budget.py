@@ -48,13 +48,13 @@ class Length:
         All of them.
     looks : mapping of str to int
         How often each kind of look is taken.
-    joined_cost : float, optional
-        What a step with the unlabeled branch costs, in steps without it; None where no step was timed.
+    joined_seconds : float, optional
+        What a step with the unlabeled branch took; None where no step was timed.
     """
 
     iterations: int
     looks: Mapping[str, int] = field(default_factory=dict)
-    joined_cost: float | None = None
+    joined_seconds: float | None = None
 
 
 def planned_length(
@@ -90,8 +90,7 @@ def planned_length(
     costs_of_steps = {
         kind: _step_seconds(scratch, fraction, on_progress) for kind, (fraction, _) in _phases(scratch).items()
     }
-    first, *_ = costs_of_steps.values()
-    *_, last = costs_of_steps.values()
+    *_, joined_seconds = costs_of_steps.values()
 
     def seconds(iterations: int) -> float:
         """What so many steps take; in a short training more of them are on annotations alone."""
@@ -104,7 +103,7 @@ def planned_length(
         minutes = settings.budget_minutes * 60
         left = max(_LEAST_SHARE_OF_STEPS * minutes, minutes - (time.monotonic() - begun))
         costs = {kind: look.voxels * a_voxel for kind, look in looks.items()}
-        return asdict(replace(_divided(left, seconds, looks, costs), joined_cost=last / first))
+        return asdict(replace(_divided(left, seconds, looks, costs), joined_seconds=joined_seconds))
 
     return Length(**processes.of_leader(length))
 

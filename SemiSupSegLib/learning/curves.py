@@ -24,15 +24,15 @@ class Curves:
         Is told.
     iterations : int
         Of the whole training.
-    joined_cost : float, optional
-        What a step with the unlabeled branch costs, in steps without it. Where nobody measured it, as many as it has
-        patches.
+    joined_seconds : float, optional
+        What a step with the unlabeled branch took when it was timed. Where nobody did, it is thought to take longer as
+        it has more patches.
     """
 
-    def __init__(self, session: Session, iterations: int, joined_cost: float | None = None):
+    def __init__(self, session: Session, iterations: int, joined_seconds: float | None = None):
         self.session = session
         self.iterations = iterations
-        self.joined_cost = joined_cost
+        self.joined_seconds = joined_seconds
         self._every = max(1, iterations // _CURVE_POINTS)
         self._collected: list[dict[str, float]] = []
         self._seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
@@ -81,15 +81,16 @@ class Curves:
         """Steps as long as the last ones, longer from when the unlabeled branch joins, and looks as often as so far."""
         steps = range(trainer.iteration, self.iterations)
         joins = bisect_left(steps, True, key=functools.partial(self._is_joined, trainer))
-        dearer = 0 if self._was_joined else len(steps) - joins
-        in_steps = len(steps) + dearer * (self._joined_cost(trainer) - 1)
-        return float(np.mean(self._seconds)) * in_steps + self._looking / self._steps * len(steps)
+        now = float(np.mean(self._seconds))
+        then = now if self._was_joined else self._joined_seconds(trainer, now)
+        return now * joins + then * (len(steps) - joins) + self._looking / self._steps * len(steps)
 
-    def _joined_cost(self, trainer: Trainer) -> float:
-        if self.joined_cost is not None:
-            return self.joined_cost
+    def _joined_seconds(self, trainer: Trainer, alone: float) -> float:
+        """What a step with the unlabeled branch will take, from what one without takes."""
+        if self.joined_seconds is not None:
+            return self.joined_seconds
         last = trainer.composition((self.iterations - 1) / self.iterations)
-        return (last.labeled + last.unlabeled) / last.labeled
+        return alone * (last.labeled + last.unlabeled) / last.labeled
 
 
 def _means(collected: list[dict[str, float]]) -> dict[str, float]:

@@ -89,7 +89,7 @@ class TrainingRun:
         self.plan = Plan.from_json(details["plan"]) if "plan" in details else None
         self.iterations: int | None = details.get("iterations")
         self._times_of_looks: dict[str, int] = details.get("looks", {})
-        self._joined_cost: float | None = details.get("joined_cost")
+        self._joined_seconds: float | None = details.get("joined_seconds")
         self.best: dict[str, float] | None = details.get("best")
         self.seconds = 0.0
         self.rollbacks = 0
@@ -223,14 +223,14 @@ class TrainingRun:
             )  # fmt: skip
             self.iterations = length.iterations
             self.looks.times |= length.looks
-            self._joined_cost = length.joined_cost
+            self._joined_seconds = length.joined_seconds
             self._say_what_was_left_out(wanted["validations"].times)
         if self.processes.is_leader:
             self.session.folder.update_request(
                 plan=self.plan.to_json(),
                 iterations=self.iterations,
                 looks=dict(self.looks.times),
-                joined_cost=self._joined_cost,
+                joined_seconds=self._joined_seconds,
                 device=str(self.device),
                 versions=versions(),
                 cohort_fingerprint=fingerprint,
@@ -301,7 +301,7 @@ class TrainingRun:
     # The loop -----------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        session, curves = self.session, Curves(self.session, self.iterations, self._joined_cost)
+        session, curves = self.session, Curves(self.session, self.iterations, self._joined_seconds)
         saved = time.monotonic()
         while self.looks.are_owed or self.trainer.iteration < self.iterations:
             self.commands.obey()

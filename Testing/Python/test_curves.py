@@ -51,10 +51,10 @@ def test_the_time_left_counts_looks_too():
     assert left == pytest.approx(49 * 2 + 10 * 10, rel=0.03)
 
 
-def joining_steps(done: int, joined_cost: float | None, drawn: int = 2) -> dict:
+def joining_steps(done: int, joined_seconds: float | None, drawn: int = 2) -> dict:
     """What 100 steps say last, of which the later half has an unlabeled branch: 1 second each, then 3."""
     session = Listener()
-    curves = Curves(session, 100, joined_cost)
+    curves = Curves(session, 100, joined_seconds)
     method = SimpleNamespace(
         uses_unlabeled=True, composition=lambda fraction: Composition(2, 2 if fraction >= 0.5 else 0)
     )
@@ -66,11 +66,11 @@ def joining_steps(done: int, joined_cost: float | None, drawn: int = 2) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("done", "joined_cost", "left"),
-    [(10, 3.0, 40 + 50 * 3), (50, 3.0, 50 * 3), (51, 3.0, 49 * 3), (60, 3.0, 40 * 3), (10, None, 40 + 50 * 2)],
+    ("done", "joined_seconds", "left"),
+    [(10, 4.0, 40 + 50 * 4), (50, 4.0, 50 * 4), (51, 4.0, 49 * 3), (60, 4.0, 40 * 3), (10, None, 40 + 50 * 2)],
 )
-def test_the_time_left_knows_that_steps_become_dearer(done, joined_cost, left):
-    assert joining_steps(done, joined_cost)["seconds_left"] == pytest.approx(left)
+def test_the_time_left_knows_that_steps_become_dearer(done, joined_seconds, left):
+    assert joining_steps(done, joined_seconds)["seconds_left"] == pytest.approx(left)
 
 
 def test_the_time_left_where_every_case_is_annotated_and_nothing_was_measured():

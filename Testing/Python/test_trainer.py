@@ -272,7 +272,7 @@ def test_minutes_become_iterations_by_what_each_phase_costs(cases, monkeypatch):
     planned = planned_length(settings, plan, CPU, cases)
     assert len(told) == 2
     assert planned.iterations == pytest.approx(60 / 0.04, rel=0.06)
-    assert planned.joined_cost == pytest.approx(3)
+    assert planned.joined_seconds == 0.06
     assert planned_length(TrainingSettings(iterations=7), plan, CPU, cases) == Length(7)
 
 
