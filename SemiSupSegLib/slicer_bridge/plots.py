@@ -68,6 +68,7 @@ class CurvePlot:
         self._title = title
         self._tables: list[_CurveTable] = []
         self._table_of: dict[str, _CurveTable] = {}
+        self._drawn: list[str] = []
         self._nodes: list[slicer.vtkMRMLNode] = []
         self._due: deque[Callable[[], object]] = deque()
         for node in [] if former is None else reversed(former._nodes):
@@ -140,7 +141,7 @@ class CurvePlot:
         """Take all nodes out of the scene."""
         for node in reversed(self._nodes):
             self._scene.RemoveNode(node)
-        self._nodes, self._tables, self._table_of = [], [], {}
+        self._nodes, self._tables, self._table_of, self._drawn = [], [], {}, []
         self._due.clear()
 
     def _add_losses(self) -> None:
@@ -171,9 +172,11 @@ class CurvePlot:
         return table
 
     def _draw(self, table: _CurveTable) -> None:
-        for number, name in enumerate(self._table_of):
+        for name in self._table_of:
             if self._table_of[name] is table and not name.startswith(_HIDDEN):
-                color = _COLORS[number % len(_COLORS)]
+                before = sum(_is_share(other) == _is_share(name) for other in self._drawn)  # in the same chart
+                color = _COLORS[before % len(_COLORS)]
+                self._drawn.append(name)
                 self._due.append(lambda name=name, color=color: self._add_series(name, table, color))
 
     def _add_series(self, name: str, table: _CurveTable, color: tuple[float, float, float]) -> None:

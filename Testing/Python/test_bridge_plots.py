@@ -79,6 +79,16 @@ def test_series_are_lines_over_iterations_in_distinct_colors(plot):
     assert all(each.GetColor() != (0, 0, 0) for each in series)
 
 
+def test_colors_of_a_chart_differ_whatever_else_there_is_and_whenever_it_begins(plot):
+    others = dict.fromkeys(("coverage", "certainty", "changed", "learning rate", "tau 0", "tau 1", "tau 2"), 0.5)
+    for iteration in range(1, 5):
+        late = {"pseudo": 0.5, "beyond": 0.4} if iteration > 2 else {}
+        plot.append(iteration, {"expanded": 1.0, "loss": 3.0, "supervised": 2.0, **others, **late})
+    plot.flush()
+    series = [plot.losses.GetNthPlotSeriesNode(n) for n in range(plot.losses.GetNumberOfPlotSeriesNodes())]
+    assert len({each.GetColor() for each in series}) == len(series) == 5
+
+
 def test_curve_that_begins_late_has_no_padding(plot):
     plot.append(1, {"loss": 3.0})
     plot.append(2, {"loss": 2.0, "pseudo": 1.0})
