@@ -258,7 +258,9 @@ class TrainingRun:
 
     def _say_if_nobody_teaches(self) -> None:
         method = self.trainer.method
-        if self.iterations <= method.fewest_steps_alone and method.unlabeled_start >= 1 and self.trainer.iteration == 0:
+        if self.settings.warm_start or self.trainer.iteration > 0:
+            return
+        if self.iterations <= method.fewest_steps_alone and method.unlabeled_start >= 1:
             self.session.warn(
                 f"A training of {self.iterations} steps learns from annotations only: '{method.name}' spends "
                 f"{method.fewest_steps_alone} on them before it learns from the rest.",

@@ -345,11 +345,11 @@ PATCHES = [(0, (0, 1)), (1, (0,)), (2, (0, 1))]
 """Of three annotated patches, the classes that each shows."""
 
 
-@pytest.mark.parametrize(("pooled", "expected"), [(False, [0.0, 2.0]), (True, [0.0, 2.0])])
-def test_a_single_patch_has_nothing_but_itself(pooled, expected):
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_single_patch_has_nothing_but_itself(pooled):
     own = [{0: torch.zeros(1, 1, 2), 1: torch.full((1, 1, 2), 2.0)}]
     (found,) = embedding_matching.references_for(own, 1, pooled, True)
-    assert [found[label].unique().item() for label in (0, 1)] == expected
+    assert [found[label].unique().item() for label in (0, 1)] == [0.0, 2.0]
 
 
 def test_references_are_drawn_anew_each_time_and_the_same_for_a_seed():

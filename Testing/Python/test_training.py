@@ -294,6 +294,15 @@ def test_a_training_that_is_too_short_to_learn_from_the_rest_says_so(cohort, tmp
     assert any("learns from annotations only" in message for message in messages) == is_told
 
 
+def test_a_warm_start_is_taught_from_the_first_step_on_and_no_such_thing_is_said(cohort, tmp_path, finished):
+    earlier = finished[0]
+    wishes = ("method=sp3", "validations=0", "schedule.unlabeled_start=null", f"warm_start={earlier.path}")
+    code, session = work(new_run(tmp_path, cohort, *wishes))
+    assert code == 0
+    assert "pseudo" in session.fields_of("metric")[0]["values"]
+    assert not any("annotations only" in each["message"] for each in session.fields_of("warning"))
+
+
 def test_no_stroke_that_was_trained_on_is_held_out_after_a_resume(tmp_path, monkeypatch):
     taken = []
     original = HeldOutStrokes.take

@@ -217,15 +217,19 @@ def references_for(
     all take those of all. Where they are the same patches, each takes those of the next one, and none its own: it would
     be matched with itself.
     """
-    found = []
-    for index in range(count):
-        partners = [*references[index % len(references) :], *references[: index % len(references)]]
-        if are_same and len(partners) > 1:
-            partners = partners[1:]
-        classes = sorted(set().union(*partners))
-        together = {label: torch.cat([each[label] for each in partners if label in each]) for label in classes}
-        found.append(together if pooled else {**together, **partners[0]})
-    return found
+    if are_same and len(references) > 1:
+        others = [[*references[index + 1 :], *references[:index]] for index in range(count)]
+        return [_together(each) if pooled else {**_together(each), **each[0]} for each in others]
+    together = _together(references)
+    if pooled:
+        return [together] * count
+    return [{**together, **references[index % len(references)]} for index in range(count)]
+
+
+def _together(references: Sequence[References]) -> References:
+    """Each class's references of all patches that show it."""
+    classes = sorted(set().union(*references))
+    return {label: torch.cat([each[label] for each in references if label in each]) for label in classes}
 
 
 def similarities(
