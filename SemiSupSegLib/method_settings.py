@@ -25,7 +25,13 @@ class SP3Settings(Settings):
         minimum=0,
         maximum=1,
     )
-    pseudo_weight: float = setting(1.0, "Weight of the pseudo-label loss after its ramp", minimum=0, maximum=10)
+    pseudo_weight: float | None = setting(
+        None,
+        "Weight of the pseudo-label loss after its ramp; if empty, 1 after strokes, and 0.3 where most annotated scans "
+        "have dense labels",
+        minimum=0,
+        maximum=10,
+    )
     refinement: bool = setting(True, "Beneficial superpixels take their majority class")
     discard_others: bool = setting(False, "Superpixels that are not beneficial train nothing")
     dynamic_threshold: bool = setting(True, "Threshold a class follows the teacher's confidence")

@@ -250,16 +250,35 @@ def test_pseudo_labels_start_early_only_where_surroundings_may_be_known(changes,
     assert SP3(settings, plan).unlabeled_start == start
 
 
-def test_after_dense_labels_alone_pseudo_labels_start_late_and_nothing_is_balanced():
+def test_after_dense_labels_pseudo_labels_start_late_and_weigh_less_and_nothing_is_balanced():
     method = SP3(tiny_settings("sp3"), tiny_plan())
-    assert (method.unlabeled_start, method.balance) == (0.06, 0.4)
+    assert (method.unlabeled_start, method.balance, method.pseudo_weight) == (0.06, 0.4, 1.0)
     method.learns_from_strokes = False
-    assert (method.unlabeled_start, method.balance) == (0.3, 0.0)
+    assert (method.unlabeled_start, method.balance, method.pseudo_weight) == (0.3, 0.0, 0.3)
+
+
+@pytest.mark.parametrize("learns_from_strokes", [True, False])
+def test_pseudo_labels_weigh_what_the_settings_say(learns_from_strokes):
+    method = SP3(tiny_settings("sp3", 0, ("sp3.pseudo_weight=0.7",)), tiny_plan())
+    method.learns_from_strokes = learns_from_strokes
+    assert method.pseudo_weight == 0.7
+
+
+@pytest.mark.parametrize(("learns_from_strokes", "weight"), [(True, 1.0), (False, 0.3)])
+def test_the_loss_has_the_pseudo_labels_at_their_weight(learns_from_strokes, weight):
+    def total(*changes: str) -> float:
+        bench = make_bench("sp3", "sp3.class_balance=0", *changes, scribbled=True)
+        bench.method.learns_from_strokes = learns_from_strokes
+        return bench.losses().total.item()
+
+    without, whole, usual = total("sp3.pseudo_weight=1e-9"), total("sp3.pseudo_weight=1"), total()
+    assert usual - without == pytest.approx(weight * (whole - without), rel=1e-4)
 
 
 def test_after_dense_labels_alone_the_losses_are_those_without_balance():
     def losses(is_balanced: bool, learns_from_strokes: bool):
-        bench = make_bench("sp3", *(() if is_balanced else ("sp3.class_balance=0",)), scribbled=True)
+        changes = ("sp3.pseudo_weight=1", *(() if is_balanced else ("sp3.class_balance=0",)))
+        bench = make_bench("sp3", *changes, scribbled=True)
         bench.method.learns_from_strokes = learns_from_strokes
         return bench.losses().total
 
