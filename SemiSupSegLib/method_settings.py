@@ -106,6 +106,12 @@ class EmbeddingMatchingSettings(Settings):
     entropy_loss: bool = setting(True, "Use L_EN")
     kernel: str = setting("cosine", "Similarity of embeddings", choices=("cosine", "euclidean"))
     reduce: str = setting("mean", "What joins a draw's k similarities", choices=("mean", "max"))
+    centred: str = setting(
+        "auto",
+        "Compare embeddings as seen from the middle of the classes, not from zero (published: off); auto: where there "
+        "are more than two classes",
+        choices=("auto", "on", "off"),
+    )
     entropy_everywhere: bool = setting(False, "L_EN over all voxels, not only unreliable ones")
     temperature: float = setting(1.0, "Temperature of the similarities in L_EN", minimum=0.01, maximum=10)
     pooled: bool = setting(False, "Average references over the batch instead of pairing")

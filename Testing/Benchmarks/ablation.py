@@ -59,6 +59,8 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "L_UA and L_NN": ("embedding_matching.entropy_loss=false",),
         "L_UA and L_EN": ("embedding_matching.matching_loss=false",),
         "surroundings unknown": ("far_background=off",),
+        "centred": ("embedding_matching.centred=on",),
+        "not centred": ("embedding_matching.centred=off",),
         "cosine, maximum": ("embedding_matching.reduce=max",),
         "Euclidean, mean": ("embedding_matching.kernel=euclidean",),
         "Euclidean, maximum": ("embedding_matching.kernel=euclidean", "embedding_matching.reduce=max"),

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_steps import SEEDS, SIZE, logits_of, make_bench, probabilities
 from scipy import ndimage
+from tiny_problem import tiny_plan, tiny_settings
 from torch.nn import functional
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import softmax_entropy, weighted_cross_entropy
 from SemiSupSegLib.learning.methods import METHODS, embedding_matching
 from SemiSupSegLib.learning.methods.embedding_matching import (
+    EmbeddingMatching,
     TeacherView,
     draw_references,
     is_within,
@@ -33,7 +35,8 @@ from SemiSupSegLib.training_settings import TrainingSettings
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = st.integers(2, 4)
-OPTIONS = EmbeddingMatchingSettings()
+PUBLISHED = EmbeddingMatchingSettings(centred="off")
+CENTRED = EmbeddingMatchingSettings(centred="on")
 
 
 def random_references(seed, n_classes, draws=3, k=5, channels=8):
@@ -114,15 +117,15 @@ def test_passes_that_contradict_each_other_are_reliable_here_but_not_under_ua_mt
 def test_query_that_equals_the_only_reference_of_a_class_gets_it(seed, n_classes):
     _, references = random_references(seed, n_classes, draws=1, k=1)
     for label, reference in references.items():
-        assert similarities(2.5 * reference[0].T, references, OPTIONS).argmax().item() == label
+        assert similarities(2.5 * reference[0].T, references, PUBLISHED).argmax().item() == label
 
 
 def test_query_that_equals_one_of_several_references_need_not_get_their_class():
     object_ = torch.tensor([[[1.0, 0.0], [-1.0, 0.1]]])  # mean direction: nearly none
     background = torch.tensor([[[1.0, 0.2], [1.0, 0.2]]])
     query = object_[0, :1].T
-    assert similarities(query, {0: background, 1: object_}, OPTIONS).argmax() == 0
-    largest = EmbeddingMatchingSettings(reduce="max")
+    assert similarities(query, {0: background, 1: object_}, PUBLISHED).argmax() == 0
+    largest = EmbeddingMatchingSettings(centred="off", reduce="max")
     assert similarities(query, {0: background, 1: object_}, largest).argmax() == 1
 
 
@@ -132,7 +135,10 @@ def test_length_of_embeddings_changes_nothing(seed, n_classes, factor):
     query, references = random_references(seed, n_classes)
     scaled = {label: factor * each for label, each in references.items()}
     torch.testing.assert_close(
-        similarities(factor * query, scaled, OPTIONS), similarities(query, references, OPTIONS), atol=1e-5, rtol=1e-4
+        similarities(factor * query, scaled, PUBLISHED),
+        similarities(query, references, PUBLISHED),
+        atol=1e-5,
+        rtol=1e-4,
     )
 
 
@@ -140,18 +146,22 @@ def test_exchanged_references_exchange_labels_and_a_draw_is_background():
     query, references = random_references(0, 2)
     exchanged = {0: references[1], 1: references[0]}
     assert torch.equal(
-        similarities(query, references, OPTIONS).argmax(dim=0),
-        1 - similarities(query, exchanged, OPTIONS).argmax(dim=0),
+        similarities(query, references, PUBLISHED).argmax(dim=0),
+        1 - similarities(query, exchanged, PUBLISHED).argmax(dim=0),
     )
     same = {0: references[0], 1: references[0]}
-    assert not similarities(query, same, OPTIONS).argmax(dim=0).any()
+    assert not similarities(query, same, PUBLISHED).argmax(dim=0).any()
 
 
 @settings(max_examples=25, deadline=None)
-@given(SEEDS, CLASSES, st.sampled_from(["cosine", "euclidean"]), st.sampled_from(["mean", "max"]))
-def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce):
+@given(SEEDS, CLASSES, st.sampled_from(["cosine", "euclidean"]), st.sampled_from(["mean", "max"]), st.booleans())
+def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce, centred):
     query, references = random_references(seed, n_classes)
-    found = similarities(query, references, EmbeddingMatchingSettings(kernel=kernel, reduce=reduce))
+    options = EmbeddingMatchingSettings(kernel=kernel, reduce=reduce, centred="on" if centred else "off")
+    found = similarities(query, references, options)
+    if centred:
+        middle = sum(each.mean(dim=(0, 1)) for each in references.values()) / n_classes
+        query, references = query - middle[:, None], {label: each - middle for label, each in references.items()}
     for label, draws in references.items():
         for column, vector in enumerate(query.T[:4]):
             over_draws = []
@@ -167,8 +177,8 @@ def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce):
 def test_prototype_is_no_shortcut_for_the_maximum_or_other_kernels():
     query, references = random_references(0, 2)
     prototype = torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in references.values()]) @ unit(query.T).T
-    for options, same in ((OPTIONS, True), (EmbeddingMatchingSettings(reduce="max"), False),
-                          (EmbeddingMatchingSettings(kernel="euclidean"), False)):  # fmt: skip
+    for options, same in ((PUBLISHED, True), (EmbeddingMatchingSettings(centred="off", reduce="max"), False),
+                          (EmbeddingMatchingSettings(centred="off", kernel="euclidean"), False)):  # fmt: skip
         assert torch.allclose(similarities(query, references, options), prototype, atol=1e-5) == same
 
 
@@ -180,6 +190,38 @@ def test_gradients_flow_through_the_voxels_asked_for_whatever_becomes_of_the_mas
     masks[1] = False  # the next patch's
     found.sum().backward()
     assert query.grad.abs().sum() > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES, st.sampled_from(["mean", "max"]))
+def test_centred_what_all_embeddings_share_changes_nothing(seed, n_classes, reduce):
+    query, references = random_references(seed, n_classes)
+    shared = 3 * torch.randn(len(query), generator=torch.Generator().manual_seed(seed + 1))
+    options = EmbeddingMatchingSettings(reduce=reduce, centred="on")
+    moved = {label: each + shared for label, each in references.items()}
+    found = similarities(query + shared[:, None], moved, options)
+    torch.testing.assert_close(found, similarities(query, references, options), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "changes", "centred"),
+    [(2, (), "off"), (3, (), "on"), (2, ("embedding_matching.centred=on",), "on"),
+     (3, ("embedding_matching.centred=off",), "off")],
+)  # fmt: skip
+def test_embeddings_are_centred_where_there_are_more_than_two_classes(n_classes, changes, centred):
+    settings = tiny_settings("embedding_matching", 0, changes)
+    assert EmbeddingMatching(settings, tiny_plan(n_classes)).options.centred == centred
+
+
+def test_background_of_two_kinds_is_found_only_if_centred():
+    background = torch.tensor([[[1.0, 0.1], [0.1, 1.0]]])
+    object_ = torch.tensor([[[0.7, 0.7], [0.7, 0.7]]])
+    query = background[0].T
+    assert similarities(query, {0: background, 1: object_}, PUBLISHED).argmax(dim=0).tolist() == [1, 1]
+    assert similarities(query, {0: background, 1: object_}, CENTRED).argmax(dim=0).tolist() == [
+        0,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("changes", [{}, {"reduce": "max"}, {"kernel": "euclidean"}])
@@ -200,7 +242,7 @@ def test_similarities_of_some_voxels_are_those_of_all(changes):
 @given(SEEDS)
 def test_entropy_of_two_similarities_is_never_small(seed):
     query, references = random_references(seed, 2)
-    values = softmax_entropy(similarities(query, references, OPTIONS)[None])
+    values = softmax_entropy(similarities(query, references, PUBLISHED)[None])
     assert (values >= 0.3653 - 1e-4).all()
     assert (values <= math.log(2) + 1e-6).all()
 
@@ -353,13 +395,13 @@ def test_a_single_patch_has_nothing_but_itself(pooled):
 
 
 def test_references_are_drawn_anew_each_time_and_the_same_for_a_seed():
-    draws = [draw_references(100, OPTIONS, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    draws = [draw_references(100, PUBLISHED, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert draws[0].shape == (5, 16)
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     assert all(len(set(draw)) == 16 for draw in draws[0])
     assert len({tuple(draw) for draw in draws[0]}) == 5
-    assert draw_references(3, OPTIONS, np.random.default_rng(0)).max() < 3
+    assert draw_references(3, PUBLISHED, np.random.default_rng(0)).max() < 3
 
 
 def test_class_that_a_patch_lacks_comes_from_another_and_pooling_takes_all():

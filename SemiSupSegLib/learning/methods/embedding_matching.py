@@ -23,7 +23,7 @@ gave 0.802 and 0.844 with two draws of labeled scans, the paper's 0.783 and 0.83
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,9 @@ class EmbeddingMatching(Method):
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
-        self.options = settings.embedding_matching
+        options = settings.embedding_matching
+        is_centred = options.centred == "on" or (options.centred == "auto" and plan.n_classes > 2)
+        self.options = replace(options, centred="on" if is_centred else "off")
 
     @classmethod
     def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
@@ -238,7 +240,7 @@ def similarities(
     """K_c(v): mean over draws of the mean (or maximum) over k of how similar references and query are.
 
     With the cosine and the mean this is a nearest-mean rule: the product of the normalised query with the mean of the
-    normalised references, however many there are.
+    normalised references, however many there are. Centred, all of them are seen from the middle of the classes' means.
 
     Parameters
     ----------
@@ -256,14 +258,19 @@ def similarities(
     """
     classes = [references[label].float() for label in sorted(references)]
     voxels = query.flatten(1)
+    origin = None
+    if options.centred == "on":
+        origin = torch.stack([each.flatten(0, 1).mean(dim=0) for each in classes]).mean(dim=0)
+        classes = [each - origin for each in classes]
     if options.kernel == "cosine" and options.reduce == "mean":
-        found = cosines(torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in classes]), voxels)
-    elif where is None:
-        found = _every_similarity(voxels.T.float(), classes, options)
+        found = cosines(torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in classes]), voxels, origin)
     else:
-        asked = where.flatten().clone()  # autograd keeps it, and the caller goes on writing into what it is part of
+        asked = torch.ones(voxels.shape[1], dtype=torch.bool, device=query.device)
+        if where is not None:
+            asked = where.flatten().clone()  # autograd keeps it, and the caller goes on writing into what it is part of
+        rows = voxels[:, asked].T.float()
         found = torch.zeros((len(classes), len(asked)), device=query.device)
-        found[:, asked] = _every_similarity(voxels[:, asked].T.float(), classes, options)
+        found[:, asked] = _every_similarity(rows if origin is None else rows - origin, classes, options)
     return found.unflatten(1, query.shape[1:])
 
 
