@@ -16,6 +16,11 @@ what matching gets wrong beside an organ floods it: on the left atrium, four lab
 validation scans fell from 0.82 without matching to 0.65 (precision 0.50), whether references were averaged, searched
 for the nearest, or drawn from everywhere. By default the sums are divided by all voxels: 0.81 (one run each).
 
+The middle. Features are seldom negative, so all cosines are high, and the mean of diverse references, as those of
+background are, is shorter than that of a compact class: background hardly ever wins. The paper has two classes; with
+more, embeddings are compared as seen from the middle of the classes' means (`centred`). Of ACDC's unreliable voxels,
+80 % of them background, matching was right in 32 %, centred in 69 %; the teacher was right in 65 %.
+
 Weights and dropout. The paper's are 0.25, 0.125 and 0.15. Four times the weights together with a third of the dropout
 gave 0.802 and 0.844 with two draws of labeled scans, the paper's 0.783 and 0.834 (3.5 mm, one run each).
 """
