@@ -108,8 +108,8 @@ class EmbeddingMatchingSettings(Settings):
     reduce: str = setting("mean", "What joins a draw's k similarities", choices=("mean", "max"))
     centred: str = setting(
         "auto",
-        "Compare embeddings as seen from the middle of the classes, not from zero (published: off); auto: where there "
-        "are more than two classes",
+        "Subtract the mean of the classes' mean references before cosines are taken (published: off); auto: where "
+        "there are two classes or more beside background",
         choices=("auto", "on", "off"),
     )
     entropy_everywhere: bool = setting(False, "L_EN over all voxels, not only unreliable ones")

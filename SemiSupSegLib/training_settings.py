@@ -174,9 +174,15 @@ class TrainingSettings(Settings):
 
     @classmethod
     def translated(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """JSON values as today's version writes them: once, SP3 was the only method to look beyond strokes."""
+        """JSON values as today's version writes them.
+
+        Once, SP3 was the only method to look beyond strokes, and Embedding Matching never centred embeddings.
+        """
         if not isinstance(body, Mapping):
             return body
+        matching = body.get("embedding_matching")
+        if isinstance(matching, Mapping) and set(EmbeddingMatchingSettings().to_json()) - set(matching) == {"centred"}:
+            body = {**body, "embedding_matching": {**matching, "centred": "off"}}
         if body.get("far_background") == "on" and body.get("method") == "sgrs" and _is_legacy(body.get("sgrs")):
             body = {**body, "far_background": "off"}  # had no effect, and is refused today
         sp3 = body.get("sp3")

@@ -18,7 +18,7 @@ SHORTEST = 1e-6
 _VOXELS_IN_CACHE = 2**12
 
 
-def cosines(vectors: Tensor, embeddings: Tensor, origin: Tensor | None = None) -> Tensor:
+def cosines(vectors: Tensor, embeddings: Tensor, middle: Tensor | None = None) -> Tensor:
     """Products of vectors with the embeddings' directions: cosines, if the vectors have length 1.
 
     Parameters
@@ -27,8 +27,8 @@ def cosines(vectors: Tensor, embeddings: Tensor, origin: Tensor | None = None) -
         ``(n, D)`` float32. They get no gradient.
     embeddings : torch.Tensor
         ``(D, voxels)``. One that is shorter than `SHORTEST` is divided by that instead of its length.
-    origin : torch.Tensor, optional
-        ``(D,)`` float32, from where the embeddings point; otherwise from zero. It gets no gradient.
+    middle : torch.Tensor, optional
+        ``(D,)`` float32, subtracted from the embeddings first. It gets no gradient.
 
     Returns
     -------
@@ -41,27 +41,27 @@ def cosines(vectors: Tensor, embeddings: Tensor, origin: Tensor | None = None) -
     tensor([[0.6000],
             [0.8000]])
     """
-    return _Cosines.apply(vectors, embeddings, origin)
+    return _Cosines.apply(vectors, embeddings, middle)
 
 
 class _Cosines(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, vectors: Tensor, embeddings: Tensor, origin: Tensor | None) -> Tensor:
+    def forward(ctx, vectors: Tensor, embeddings: Tensor, middle: Tensor | None) -> Tensor:
         found = torch.empty((len(vectors), embeddings.shape[1]), device=embeddings.device)
         for part in _parts(embeddings):
-            here = _from(origin, embeddings[:, part])
+            here = _from(middle, embeddings[:, part])
             torch.mul(vectors @ here, _inverse_length(here)[0], out=found[:, part])
-        ctx.save_for_backward(vectors, embeddings, found, origin)
+        ctx.save_for_backward(vectors, embeddings, found, middle)
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None]:
         """Of v.e / |e|: (v - (v.e / |e|) e / |e|) / |e|, and v / shortest where the length is bounded."""
-        vectors, embeddings, found, origin = ctx.saved_tensors
+        vectors, embeddings, found, middle = ctx.saved_tensors
         result = torch.empty_like(embeddings)
         for part in _parts(embeddings):
-            here = _from(origin, embeddings[:, part])
+            here = _from(middle, embeddings[:, part])
             inverse, is_long = _inverse_length(here)
             along = (gradient[:, part] * found[:, part]).sum(dim=0) * inverse * is_long
             result[:, part] = ((vectors.T @ gradient[:, part]).addcmul_(here, along, value=-1) * inverse).to(
@@ -70,9 +70,9 @@ class _Cosines(torch.autograd.Function):
         return None, result, None
 
 
-def _from(origin: Tensor | None, embeddings: Tensor) -> Tensor:
-    """Embeddings ``(D, voxels)`` in float32 as seen from an origin."""
-    return embeddings.float() if origin is None else embeddings.float() - origin[:, None]
+def _from(middle: Tensor | None, embeddings: Tensor) -> Tensor:
+    """Embeddings ``(D, voxels)`` in float32 as seen from the middle."""
+    return embeddings.float() if middle is None else embeddings.float() - middle[:, None]
 
 
 def _inverse_length(embeddings: Tensor) -> tuple[Tensor, Tensor]:

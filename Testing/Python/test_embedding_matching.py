@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_steps import SEEDS, SIZE, logits_of, make_bench, probabilities
 from scipy import ndimage
-from tiny_problem import tiny_plan, tiny_settings
 from torch.nn import functional
 
 from SemiSupSegLib.labels import IGNORE
 from SemiSupSegLib.learning.losses import softmax_entropy, weighted_cross_entropy
 from SemiSupSegLib.learning.methods import METHODS, embedding_matching
 from SemiSupSegLib.learning.methods.embedding_matching import (
-    EmbeddingMatching,
     TeacherView,
     draw_references,
     is_within,
@@ -35,8 +33,7 @@ from SemiSupSegLib.training_settings import TrainingSettings
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = st.integers(2, 4)
-PUBLISHED = EmbeddingMatchingSettings(centred="off")
-CENTRED = EmbeddingMatchingSettings(centred="on")
+OPTIONS = EmbeddingMatchingSettings()
 
 
 def random_references(seed, n_classes, draws=3, k=5, channels=8):
@@ -117,15 +114,15 @@ def test_passes_that_contradict_each_other_are_reliable_here_but_not_under_ua_mt
 def test_query_that_equals_the_only_reference_of_a_class_gets_it(seed, n_classes):
     _, references = random_references(seed, n_classes, draws=1, k=1)
     for label, reference in references.items():
-        assert similarities(2.5 * reference[0].T, references, PUBLISHED).argmax().item() == label
+        assert similarities(2.5 * reference[0].T, references, OPTIONS).argmax().item() == label
 
 
 def test_query_that_equals_one_of_several_references_need_not_get_their_class():
     object_ = torch.tensor([[[1.0, 0.0], [-1.0, 0.1]]])  # mean direction: nearly none
     background = torch.tensor([[[1.0, 0.2], [1.0, 0.2]]])
     query = object_[0, :1].T
-    assert similarities(query, {0: background, 1: object_}, PUBLISHED).argmax() == 0
-    largest = EmbeddingMatchingSettings(centred="off", reduce="max")
+    assert similarities(query, {0: background, 1: object_}, OPTIONS).argmax() == 0
+    largest = EmbeddingMatchingSettings(reduce="max")
     assert similarities(query, {0: background, 1: object_}, largest).argmax() == 1
 
 
@@ -135,8 +132,8 @@ def test_length_of_embeddings_changes_nothing(seed, n_classes, factor):
     query, references = random_references(seed, n_classes)
     scaled = {label: factor * each for label, each in references.items()}
     torch.testing.assert_close(
-        similarities(factor * query, scaled, PUBLISHED),
-        similarities(query, references, PUBLISHED),
+        similarities(factor * query, scaled, OPTIONS),
+        similarities(query, references, OPTIONS),
         atol=1e-5,
         rtol=1e-4,
     )
@@ -146,19 +143,20 @@ def test_exchanged_references_exchange_labels_and_a_draw_is_background():
     query, references = random_references(0, 2)
     exchanged = {0: references[1], 1: references[0]}
     assert torch.equal(
-        similarities(query, references, PUBLISHED).argmax(dim=0),
-        1 - similarities(query, exchanged, PUBLISHED).argmax(dim=0),
+        similarities(query, references, OPTIONS).argmax(dim=0),
+        1 - similarities(query, exchanged, OPTIONS).argmax(dim=0),
     )
     same = {0: references[0], 1: references[0]}
-    assert not similarities(query, same, PUBLISHED).argmax(dim=0).any()
+    assert not similarities(query, same, OPTIONS).argmax(dim=0).any()
 
 
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, CLASSES, st.sampled_from(["cosine", "euclidean"]), st.sampled_from(["mean", "max"]), st.booleans())
 def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce, centred):
     query, references = random_references(seed, n_classes)
-    options = EmbeddingMatchingSettings(kernel=kernel, reduce=reduce, centred="on" if centred else "off")
-    found = similarities(query, references, options)
+    references[0] = torch.cat([references[0], references[0].flip(2)])  # as of pooled patches
+    options = EmbeddingMatchingSettings(kernel=kernel, reduce=reduce)
+    found = similarities(query, references, options, centred=centred)
     if centred:
         middle = sum(each.mean(dim=(0, 1)) for each in references.values()) / n_classes
         query, references = query - middle[:, None], {label: each - middle for label, each in references.items()}
@@ -177,16 +175,17 @@ def test_similarities_equal_the_naive_form(seed, n_classes, kernel, reduce, cent
 def test_prototype_is_no_shortcut_for_the_maximum_or_other_kernels():
     query, references = random_references(0, 2)
     prototype = torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in references.values()]) @ unit(query.T).T
-    for options, same in ((PUBLISHED, True), (EmbeddingMatchingSettings(centred="off", reduce="max"), False),
-                          (EmbeddingMatchingSettings(centred="off", kernel="euclidean"), False)):  # fmt: skip
+    for options, same in ((OPTIONS, True), (EmbeddingMatchingSettings(reduce="max"), False),
+                          (EmbeddingMatchingSettings(kernel="euclidean"), False)):  # fmt: skip
         assert torch.allclose(similarities(query, references, options), prototype, atol=1e-5) == same
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("changes", [{"reduce": "max"}, {"kernel": "euclidean"}])
-def test_gradients_flow_through_the_voxels_asked_for_whatever_becomes_of_the_mask(changes):
+def test_gradients_flow_through_the_voxels_asked_for_whatever_becomes_of_the_mask(changes, centred):
     query, references = torch.randn(4, 6, 6, requires_grad=True), {0: torch.randn(2, 3, 4), 1: torch.randn(2, 3, 4)}
     masks = torch.rand(2, 6, 6) > 0.5
-    found = similarities(query, references, EmbeddingMatchingSettings(**changes), masks[0])
+    found = similarities(query, references, EmbeddingMatchingSettings(**changes), masks[0], centred=centred)
     masks[1] = False  # the next patch's
     found.sum().backward()
     assert query.grad.abs().sum() > 0
@@ -197,42 +196,42 @@ def test_gradients_flow_through_the_voxels_asked_for_whatever_becomes_of_the_mas
 def test_centred_what_all_embeddings_share_changes_nothing(seed, n_classes, reduce):
     query, references = random_references(seed, n_classes)
     shared = 3 * torch.randn(len(query), generator=torch.Generator().manual_seed(seed + 1))
-    options = EmbeddingMatchingSettings(reduce=reduce, centred="on")
+    options = EmbeddingMatchingSettings(reduce=reduce)
     moved = {label: each + shared for label, each in references.items()}
-    found = similarities(query + shared[:, None], moved, options)
-    torch.testing.assert_close(found, similarities(query, references, options), atol=1e-4, rtol=0)
+    found = similarities(query + shared[:, None], moved, options, centred=True)
+    torch.testing.assert_close(found, similarities(query, references, options, centred=True), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("n_classes", "changes", "centred"),
-    [(2, (), "off"), (3, (), "on"), (2, ("embedding_matching.centred=on",), "on"),
-     (3, ("embedding_matching.centred=off",), "off")],
+    ("n_classes", "changes", "is_centred"),
+    [(2, (), False), (3, (), True), (2, ("centred=on",), True), (3, ("centred=off",), False),
+     (3, ("centred=on", "kernel=euclidean"), False)],
 )  # fmt: skip
-def test_embeddings_are_centred_where_there_are_more_than_two_classes(n_classes, changes, centred):
-    settings = tiny_settings("embedding_matching", 0, changes)
-    assert EmbeddingMatching(settings, tiny_plan(n_classes)).options.centred == centred
+def test_embeddings_are_centred_where_there_are_several_classes_beside_background(n_classes, changes, is_centred):
+    bench = unreliable_bench(*(f"embedding_matching.{each}" for each in changes), n_classes=n_classes)
+    assert bench.method.is_centred == is_centred
 
 
 def test_background_of_two_kinds_is_found_only_if_centred():
     background = torch.tensor([[[1.0, 0.1], [0.1, 1.0]]])
     object_ = torch.tensor([[[0.7, 0.7], [0.7, 0.7]]])
     query = background[0].T
-    assert similarities(query, {0: background, 1: object_}, PUBLISHED).argmax(dim=0).tolist() == [1, 1]
-    assert similarities(query, {0: background, 1: object_}, CENTRED).argmax(dim=0).tolist() == [
-        0,
-        0,
-    ]
+    for centred, wanted in ((False, [1, 1]), (True, [0, 0])):
+        found = similarities(query, {0: background, 1: object_}, OPTIONS, centred=centred)
+        assert found.argmax(dim=0).tolist() == wanted
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"reduce": "max"}, {"kernel": "euclidean"}])
-def test_similarities_of_some_voxels_are_those_of_all(changes):
+def test_similarities_of_some_voxels_are_those_of_all(changes, centred):
     options = EmbeddingMatchingSettings(**changes)
     query, references = random_references(0, 3)
     query = query.view(-1, 4, 5)
     where = torch.zeros(4, 5, dtype=torch.bool)
     where[1:3, ::2] = True
-    wanted = similarities(query, references, options)[:, where]
-    torch.testing.assert_close(similarities(query, references, options, where)[:, where], wanted)
+    wanted = similarities(query, references, options, centred=centred)[:, where]
+    found = similarities(query, references, options, where, centred=centred)
+    torch.testing.assert_close(found[:, where], wanted)
 
 
 # 8: L_EN
@@ -242,7 +241,7 @@ def test_similarities_of_some_voxels_are_those_of_all(changes):
 @given(SEEDS)
 def test_entropy_of_two_similarities_is_never_small(seed):
     query, references = random_references(seed, 2)
-    values = softmax_entropy(similarities(query, references, PUBLISHED)[None])
+    values = softmax_entropy(similarities(query, references, OPTIONS)[None])
     assert (values >= 0.3653 - 1e-4).all()
     assert (values <= math.log(2) + 1e-6).all()
 
@@ -377,7 +376,9 @@ def test_where_every_case_is_annotated_no_patch_is_matched_with_itself(monkeypat
     own = [{label: torch.full((1, 1, 4), 10.0 * index + label) for label in shown} for index, shown in PATCHES]
     monkeypatch.setattr(bench.method, "references", lambda step: own)
     given = embedding_matching.similarities
-    monkeypatch.setattr(embedding_matching, "similarities", lambda *told: seen.append(told[1]) or given(*told))
+    monkeypatch.setattr(
+        embedding_matching, "similarities", lambda *told, **how: seen.append(told[1]) or given(*told, **how)
+    )
     bench.losses()
     matched = [{label: found.unique().tolist() for label, found in each.items()} for each in seen]
     assert matched == [{0: [10.0], 1: [21.0]}, {0: [20.0], 1: [21.0]}, {0: [0.0], 1: [1.0]}]
@@ -395,13 +396,13 @@ def test_a_single_patch_has_nothing_but_itself(pooled):
 
 
 def test_references_are_drawn_anew_each_time_and_the_same_for_a_seed():
-    draws = [draw_references(100, PUBLISHED, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    draws = [draw_references(100, OPTIONS, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert draws[0].shape == (5, 16)
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     assert all(len(set(draw)) == 16 for draw in draws[0])
     assert len({tuple(draw) for draw in draws[0]}) == 5
-    assert draw_references(3, PUBLISHED, np.random.default_rng(0)).max() < 3
+    assert draw_references(3, OPTIONS, np.random.default_rng(0)).max() < 3
 
 
 def test_class_that_a_patch_lacks_comes_from_another_and_pooling_takes_all():
@@ -458,7 +459,7 @@ def test_network_gets_dropout_after_every_convolution():
     [
         "matching_loss=false", "entropy_loss=false", "uncertainty_weight=0", "pseudo_weight=0", "pooled=true",
         "kernel=euclidean", "reduce=max", "temperature=0.5", "passes=2", "references=2", "draws=1", "teacher_noise=0",
-        "student_noise=0", "published_schedule=true", "over_unreliable=true",
+        "student_noise=0", "published_schedule=true", "over_unreliable=true", "centred=on",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):

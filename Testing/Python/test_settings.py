@@ -127,6 +127,15 @@ def test_runs_of_the_version_in_which_only_sp3_looked_beyond_strokes_go_on_as_th
         TrainingSettings.from_json({"sp3": None})
 
 
+def test_runs_of_the_version_that_never_centred_embeddings_go_on_as_they_began():
+    body = TrainingSettings(method="embedding_matching").to_json()
+    del body["embedding_matching"]["centred"]
+    assert TrainingSettings.from_json(body).embedding_matching.centred == "off"
+    assert TrainingSettings.unsaid(TrainingSettings.translated(body)) == []
+    few = {"embedding_matching": {"passes": 3}}  # what a person wrote
+    assert TrainingSettings.from_json(few).embedding_matching.centred == "auto"
+
+
 def test_without_a_budget_the_default_minutes_count():
     assert TrainingSettings().budget_minutes == DEFAULT_MINUTES
     assert TrainingSettings(iterations=5).budget_minutes is None

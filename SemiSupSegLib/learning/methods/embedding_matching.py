@@ -16,10 +16,11 @@ what matching gets wrong beside an organ floods it: on the left atrium, four lab
 validation scans fell from 0.82 without matching to 0.65 (precision 0.50), whether references were averaged, searched
 for the nearest, or drawn from everywhere. By default the sums are divided by all voxels: 0.81 (one run each).
 
-The middle. Features are seldom negative, so all cosines are high, and the mean of diverse references, as those of
-background are, is shorter than that of a compact class: background hardly ever wins. The paper has two classes; with
-more, embeddings are compared as seen from the middle of the classes' means (`centred`). Of ACDC's unreliable voxels,
-80 % of them background, matching was right in 32 %, centred in 69 %; the teacher was right in 65 %.
+The middle. Features are hardly ever far below zero, so all cosines are high, and the mean of diverse references, as
+those of background are, is shorter than that of a compact class: background hardly ever wins. The paper has one class
+beside it; with more, embeddings are compared as seen from the middle of the classes' means (`centred`). Of ACDC's
+unreliable voxels, 80 % of them background, matching said so of 19 %, centred of 66 %, the teacher of 57 %. Dice with
+matching as published 0.658, centred 0.727, without matching 0.734 (one run each, one fold).
 
 Weights and dropout. The paper's are 0.25, 0.125 and 0.15. Four times the weights together with a third of the dropout
 gave 0.802 and 0.844 with two draws of labeled scans, the paper's 0.783 and 0.834 (3.5 mm, one run each).
@@ -28,7 +29,7 @@ gave 0.802 and 0.844 with two draws of labeled scans, the paper's 0.783 and 0.83
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,9 +77,7 @@ class EmbeddingMatching(Method):
 
     def __init__(self, settings: TrainingSettings, plan: Plan):
         super().__init__(settings, plan)
-        options = settings.embedding_matching
-        is_centred = options.centred == "on" or (options.centred == "auto" and plan.n_classes > 2)
-        self.options = replace(options, centred="on" if is_centred else "off")
+        self.options = settings.embedding_matching
 
     @classmethod
     def network_needs(cls, settings: TrainingSettings) -> dict[str, Any]:
@@ -96,6 +95,12 @@ class EmbeddingMatching(Method):
     @property
     def _matches(self) -> bool:
         return self.options.pseudo_weight > 0 and (self.options.matching_loss or self.options.entropy_loss)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether embeddings are compared as seen from the middle of the classes."""
+        wish = self.options.centred
+        return self.options.kernel == "cosine" and (wish == "on" or (wish == "auto" and self.plan.n_classes > 2))
 
     def training_step(self, step: Step) -> Losses:
         weight = self.unlabeled_weight(step.fraction)
@@ -146,7 +151,7 @@ class EmbeddingMatching(Method):
                 continue
             classes = torch.tensor(sorted(each), dtype=torch.uint8, device=query.device)
             chosen[index] = wanted[index] & torch.isin(teacher.labels[index], classes)
-            similarity = similarities(query[index], each, options, chosen[index])  # (classes, *spatial)
+            similarity = similarities(query[index], each, options, chosen[index], centred=self.is_centred)
             matched[index] = classes[similarity.detach().argmax(dim=0)]
             entropies[index] = softmax_entropy(similarity[None] / options.temperature)[0]
         l_nn = weighted_cross_entropy(logits, matched, unreliable & chosen) if options.matching_loss else None
@@ -240,12 +245,17 @@ def _together(references: Sequence[References]) -> References:
 
 
 def similarities(
-    query: Tensor, references: References, options: EmbeddingMatchingSettings, where: Tensor | None = None
+    query: Tensor,
+    references: References,
+    options: EmbeddingMatchingSettings,
+    where: Tensor | None = None,
+    *,
+    centred: bool = False,
 ) -> Tensor:
     """K_c(v): mean over draws of the mean (or maximum) over k of how similar references and query are.
 
     With the cosine and the mean this is a nearest-mean rule: the product of the normalised query with the mean of the
-    normalised references, however many there are. Centred, all of them are seen from the middle of the classes' means.
+    normalised references, however many there are.
 
     Parameters
     ----------
@@ -255,6 +265,8 @@ def similarities(
         The teacher's, ``(l, k, D)`` a class.
     where : torch.Tensor, optional
         ``(*spatial)`` bool, the voxels that are asked for; what others get means nothing.
+    centred : bool
+        Subtract the middle, the mean of the classes' mean references, from all embeddings first.
 
     Returns
     -------
@@ -263,19 +275,19 @@ def similarities(
     """
     classes = [references[label].float() for label in sorted(references)]
     voxels = query.flatten(1)
-    origin = None
-    if options.centred == "on":
-        origin = torch.stack([each.flatten(0, 1).mean(dim=0) for each in classes]).mean(dim=0)
-        classes = [each - origin for each in classes]
+    middle = None
+    if centred:
+        middle = torch.stack([each.flatten(0, 1).mean(dim=0) for each in classes]).mean(dim=0)
+        classes = [each - middle for each in classes]
     if options.kernel == "cosine" and options.reduce == "mean":
-        found = cosines(torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in classes]), voxels, origin)
+        found = cosines(torch.stack([unit(each).flatten(0, 1).mean(dim=0) for each in classes]), voxels, middle)
     else:
         asked = torch.ones(voxels.shape[1], dtype=torch.bool, device=query.device)
         if where is not None:
             asked = where.flatten().clone()  # autograd keeps it, and the caller goes on writing into what it is part of
         rows = voxels[:, asked].T.float()
         found = torch.zeros((len(classes), len(asked)), device=query.device)
-        found[:, asked] = _every_similarity(rows if origin is None else rows - origin, classes, options)
+        found[:, asked] = _every_similarity(rows if middle is None else rows - middle, classes, options)
     return found.unflatten(1, query.shape[1:])
 
 

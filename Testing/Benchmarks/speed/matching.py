@@ -113,7 +113,7 @@ def _ours(query: Any, references: dict[int, Any]) -> Any:
     from SemiSupSegLib.learning.methods.embedding_matching import similarities
     from SemiSupSegLib.method_settings import EmbeddingMatchingSettings
 
-    return similarities(query, references, EmbeddingMatchingSettings(centred="off")).flatten(1)
+    return similarities(query, references, EmbeddingMatchingSettings()).flatten(1)
 
 
 def _naive(query: Any, references: dict[int, Any]) -> Any:
