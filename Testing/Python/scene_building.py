@@ -8,6 +8,9 @@ import numpy as np
 import slicer
 import vtk
 
+SHAPE = (12, 14, 16)
+"""Of a small scan, (k, j, i)."""
+
 SHEARED = np.array([[-0.9, 0.1, 0.3, 12.5], [0.05, -0.8, 0.2, -7.25], [0.1, 0.15, 2.4, 3.125], [0, 0, 0, 1]])
 """An IJK to RAS matrix of an oblique, sheared grid."""
 
