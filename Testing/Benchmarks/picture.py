@@ -73,10 +73,10 @@ def _draw_runs(axes: Any, study: Mapping[str, Any], bound: Mapping[str, Any] | N
     axes.set(title=_title(study), ylabel="test Dice of a run", ylim=(middle - half, middle + half))
 
 
-def _title(study: Mapping[str, Any]) -> str:
+def _title(study: Mapping[str, Any], *, with_number: bool = True) -> str:
     annotation = "labels" if study["annotation"] == "dense" else "scribbles"
     grids = [each.split("=")[1].split(",")[0] for each in study["settings"] if each.startswith("plan.spacing=")]
-    scans = f"{study['labeled']} scans with {annotation}"
+    scans = f"{study['labeled']} scans with {annotation}" if with_number else f"scans with {annotation}"
     return ", ".join([study["protocol"].upper(), scans, *(f"{each} mm" for each in grids)])
 
 
@@ -103,19 +103,19 @@ def _draw_numbers(axes: Any, studies: Sequence[Mapping[str, Any]]) -> None:
             of_method.setdefault(study["labeled"], []).append(row["test teacher"]["mean_dice"])
     shown = {method: known for method, known in found.items() if len(known) > 1}
     for place, (method, known) in enumerate(shown.items()):
-        beside = 1.08 ** (place - (len(shown) - 1) / 2)
+        beside = 1.06 ** (place - (len(shown) - 1) / 2)
         axes.errorbar(
-            [number * beside for number in known],
+            [number * beside if len(values) > 1 else number for number, values in known.items()],
             [np.mean(values) for values in known.values()],
             [np.std(values, ddof=1) if len(values) > 1 else 0.0 for values in known.values()],
-            marker="o", markersize=4, capsize=3, linewidth=1, label=method,
+            marker="o", markersize=4, linewidth=1, label=method,
         )  # fmt: skip
     numbers = sorted({study["labeled"] for study in studies})
     axes.set_xscale("log")
     axes.set_xticks(numbers, map(str, numbers))
     axes.minorticks_off()
-    axes.set(title=studies[0]["protocol"].upper(), xlabel="annotated scans", ylabel="test Dice")
-    axes.legend(frameon=False)
+    axes.set(title=_title(studies[0], with_number=False), xlabel="annotated scans", ylabel="test Dice")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)  # where no run is drawn
 
 
 def _draw_curves(axes: Any, study: Mapping[str, Any]) -> None:
