@@ -132,10 +132,7 @@ def test_length_of_embeddings_changes_nothing(seed, n_classes, factor):
     query, references = random_references(seed, n_classes)
     scaled = {label: factor * each for label, each in references.items()}
     torch.testing.assert_close(
-        similarities(factor * query, scaled, OPTIONS),
-        similarities(query, references, OPTIONS),
-        atol=1e-5,
-        rtol=1e-4,
+        similarities(factor * query, scaled, OPTIONS), similarities(query, references, OPTIONS), atol=1e-5, rtol=1e-4
     )
 
 

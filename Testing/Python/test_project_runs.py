@@ -1,4 +1,4 @@
-"""A cohort in a scene, trained and predicted by a real worker process, and the module's logic around it."""
+"""A cohort in a scene: training, predictions, their correction (by real workers where it matters), and the logic."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def test_the_loss_has_the_pseudo_labels_at_their_weight(learns_from_strokes, wei
     assert usual - without == pytest.approx(weight * (whole - without), rel=1e-4)
 
 
-def test_after_dense_labels_alone_the_losses_are_those_without_balance():
+def test_after_dense_labels_the_losses_are_those_without_balance():
     def losses(is_balanced: bool, learns_from_strokes: bool):
         changes = ("sp3.pseudo_weight=1", *(() if is_balanced else ("sp3.class_balance=0",)))
         bench = make_bench("sp3", *changes, scribbled=True)

@@ -139,7 +139,7 @@ class SP3(Method):
 
     @property
     def balance(self) -> float:
-        """How much classes are balanced: only beside strokes, where what is filled in is mostly background."""
+        """How much classes are balanced: only where half of the annotated scans or more have strokes."""
         return self.options.class_balance if self.learns_from_strokes else 0.0
 
     @property
