@@ -20,8 +20,8 @@ class SP3Settings(Settings):
     expansion_weight: float = setting(0.5, "Weight of the loss on expanded scribbles", minimum=0, maximum=10)
     class_balance: float = setting(
         0.4,
-        "After strokes, in the cross-entropy on expanded scribbles and pseudo-labels: 0 all voxels count alike, 1 all "
-        "classes; where most annotated scans have dense labels, always 0",
+        "After strokes, in the cross-entropy on expanded scribbles: 0 all voxels count alike, 1 all classes; where "
+        "most annotated scans have dense labels, always 0",
         minimum=0,
         maximum=1,
     )

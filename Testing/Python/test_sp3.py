@@ -286,6 +286,12 @@ def test_after_dense_labels_the_losses_are_those_without_balance():
     assert losses(True, True) != losses(True, False)
 
 
+def test_balance_changes_the_loss_on_expanded_scribbles_and_not_that_on_pseudo_labels():
+    plain, balanced = (make_bench("sp3", f"sp3.class_balance={each}", scribbled=True).losses().parts for each in (0, 1))
+    assert balanced["expanded"] != plain["expanded"]
+    assert balanced["pseudo"] == plain["pseudo"]
+
+
 def test_expansion_balances_each_case_by_itself():
     bench = make_bench("sp3", "sp3.class_balance=1", fraction=0.0)
     annotation = bench.step.labeled.annotation.clone()

@@ -108,8 +108,9 @@ class SP3(Method):
     """Student and EMA teacher; expanded scribbles and refined, weighted pseudo-labels beside the scribbles.
 
     ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. After strokes,
-    labels of the other two are mostly background, so there their cross-entropies balance the classes a little. After
-    dense labels pseudo-labels weigh less.
+    expanded scribbles are mostly background, so there their cross-entropy balances the classes a little. That of
+    pseudo-labels doesn't: what a balanced student finds too large, its teacher teaches it. After dense labels
+    pseudo-labels weigh less.
     """
 
     name = "sp3"
@@ -139,7 +140,7 @@ class SP3(Method):
 
     @property
     def balance(self) -> float:
-        """How much classes are balanced: only where half of the annotated scans or more have strokes."""
+        """How much expanded scribbles balance classes: only where half of the annotated scans or more have strokes."""
         return self.options.class_balance if self.learns_from_strokes else 0.0
 
     @property
@@ -160,9 +161,8 @@ class SP3(Method):
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
-        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, self.balance)
         pseudo = (
-            weighted_cross_entropy(logits, pseudo_labels, balanced).value
+            weighted_cross_entropy(logits, pseudo_labels, certainty).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
         )
         return annotated.plus(weight * pseudo, {"pseudo": pseudo, **parts})
