@@ -25,6 +25,13 @@ class SP3Settings(Settings):
         minimum=0,
         maximum=1,
     )
+    pseudo_balance: float = setting(
+        0.0,
+        "The same in the cross-entropy on pseudo-labels: more finds more, on coarse grids what would be missed (0.4 at "
+        "3.5 mm), on finer ones too much",
+        minimum=0,
+        maximum=1,
+    )
     pseudo_weight: float | None = setting(
         None,
         "Weight of the pseudo-label loss after its ramp; if empty, 1 after strokes, and 0.3 where most annotated scans "

@@ -290,6 +290,9 @@ def test_balance_changes_the_loss_on_expanded_scribbles_and_not_that_on_pseudo_l
     plain, balanced = (make_bench("sp3", f"sp3.class_balance={each}", scribbled=True).losses().parts for each in (0, 1))
     assert balanced["expanded"] != plain["expanded"]
     assert balanced["pseudo"] == plain["pseudo"]
+    both = make_bench("sp3", "sp3.class_balance=1", "sp3.pseudo_balance=1", scribbled=True).losses().parts
+    assert both["expanded"] == balanced["expanded"]
+    assert both["pseudo"] != balanced["pseudo"]
 
 
 def test_expansion_balances_each_case_by_itself():
@@ -325,6 +328,7 @@ def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes
     [
         "refinement=false", "discard_others=true", "dynamic_threshold=false", "uncertainty_weights=false",
         "uncertainty_form=exponential", "largest_component=false", "expansion_weight=0", "class_balance=0",
+        "pseudo_balance=0.4",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):

@@ -109,8 +109,8 @@ class SP3(Method):
 
     ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. After strokes,
     expanded scribbles are mostly background, so there their cross-entropy balances the classes a little. That of
-    pseudo-labels doesn't: what a balanced student finds too large, its teacher teaches it. After dense labels
-    pseudo-labels weigh less.
+    pseudo-labels may do so too (`pseudo_balance`), but what a balanced student finds too large, its teacher teaches it.
+    After dense labels pseudo-labels weigh less.
     """
 
     name = "sp3"
@@ -161,8 +161,10 @@ class SP3(Method):
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
+        balance = self.options.pseudo_balance if self.learns_from_strokes else 0.0
+        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, balance)
         pseudo = (
-            weighted_cross_entropy(logits, pseudo_labels, certainty).value
+            weighted_cross_entropy(logits, pseudo_labels, balanced).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
         )
         return annotated.plus(weight * pseudo, {"pseudo": pseudo, **parts})
