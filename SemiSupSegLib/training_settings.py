@@ -176,13 +176,15 @@ class TrainingSettings(Settings):
     def translated(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """JSON values as today's version writes them.
 
-        Once, SP3 was the only method to look beyond strokes, and Embedding Matching never centred embeddings.
+        Once, SP3 was the only method to look beyond strokes, and balanced pseudo-labels as it did expanded scribbles,
+        and Embedding Matching never centred embeddings.
         """
         if not isinstance(body, Mapping):
             return body
-        matching = body.get("embedding_matching")
-        if isinstance(matching, Mapping) and set(EmbeddingMatchingSettings().to_json()) - set(matching) == {"centred"}:
-            body = {**body, "embedding_matching": {**matching, "centred": "off"}}
+        if _lacks_only("centred", body.get("embedding_matching"), EmbeddingMatchingSettings()):
+            body = {**body, "embedding_matching": {**body["embedding_matching"], "centred": "off"}}
+        if _lacks_only("pseudo_balance", body.get("sp3"), SP3Settings()):
+            body = {**body, "sp3": {**body["sp3"], "pseudo_balance": body["sp3"]["class_balance"]}}
         if body.get("far_background") == "on" and body.get("method") == "sgrs" and _is_legacy(body.get("sgrs")):
             body = {**body, "far_background": "off"}  # had no effect, and is refused today
         sp3 = body.get("sp3")
@@ -198,6 +200,11 @@ class TrainingSettings(Settings):
         if self.iterations is not None:
             return None
         return DEFAULT_MINUTES if self.minutes is None else self.minutes
+
+
+def _lacks_only(key: str, stored: object, settings: Settings) -> bool:
+    """Whether a version that didn't know a setting stored all others; what a person wrote has but a few."""
+    return isinstance(stored, Mapping) and set(settings.to_json()) - set(stored) == {key}
 
 
 def _is_legacy(sgrs: object) -> bool:

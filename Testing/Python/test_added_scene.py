@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import slicer
-from scene_building import add_segmentation, add_volume, boxes, exported
+from scene_building import SHAPE, add_segmentation, add_volume, boxes, exported
 
 from SemiSupSegLib.cohort import Cohort
 from SemiSupSegLib.errors import SemiSupSegError
@@ -16,8 +16,6 @@ from SemiSupSegLib.labels import LabelSchema
 from SemiSupSegLib.slicer_bridge.cohort_nodes import tag, tagged_nodes
 
 pytest_plugins = ["slicer_fixture"]
-
-SHAPE = (12, 14, 16)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import slicer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene_building import (
+    SHAPE,
     SHEARED,
     TERMINOLOGY,
     add_bending_transform,
@@ -33,7 +34,6 @@ from SemiSupSegLib.volume import Geometry, Volume
 
 pytest_plugins = ["slicer_fixture"]
 
-SHAPE = (12, 14, 16)
 SCHEMA = LabelSchema.from_names(["liver", "tumor"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import slicer
 from scene_building import (
+    SHAPE,
     SHEARED,
     TERMINOLOGY,
     add_segmentation,
@@ -27,7 +28,6 @@ from SemiSupSegLib.slicer_bridge.segments import read_annotation, read_layers, r
 
 pytest_plugins = ["slicer_fixture"]
 
-SHAPE = (12, 14, 16)
 SCHEMA = LabelSchema(
     (
         SegmentClass("liver", "L_17", (0.25, 0.5, 0.75), TERMINOLOGY, 3),

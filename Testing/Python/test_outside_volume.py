@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import slicer
-from scene_building import add_volume
+from scene_building import SHAPE, add_volume
 
 from SemiSupSegLib.labels import LabelSchema
 from SemiSupSegLib.segmentation_file import write_segmentation
@@ -16,8 +16,6 @@ from SemiSupSegLib.slicer_bridge.nodes import geometry_of
 from SemiSupSegLib.slicer_bridge.predictions import Prediction, PredictionNodes
 
 pytest_plugins = ["slicer_fixture"]
-
-SHAPE = (12, 14, 16)
 
 
 @pytest.fixture

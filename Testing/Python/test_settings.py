@@ -136,6 +136,15 @@ def test_runs_of_the_version_that_never_centred_embeddings_go_on_as_they_began()
     assert TrainingSettings.from_json(few).embedding_matching.centred == "auto"
 
 
+@pytest.mark.parametrize("balance", [0.4, 0.0])
+def test_runs_of_the_version_that_balanced_pseudo_labels_like_expanded_scribbles_go_on_as_they_began(balance):
+    body = TrainingSettings().with_overrides([f"sp3.class_balance={balance}"]).to_json()
+    del body["sp3"]["pseudo_balance"]
+    assert TrainingSettings.from_json(body).sp3.pseudo_balance == balance
+    assert TrainingSettings.unsaid(TrainingSettings.translated(body)) == []
+    assert TrainingSettings.from_json({"sp3": {"class_balance": 0.3}}).sp3.pseudo_balance == 0
+
+
 def test_without_a_budget_the_default_minutes_count():
     assert TrainingSettings().budget_minutes == DEFAULT_MINUTES
     assert TrainingSettings(iterations=5).budget_minutes is None
