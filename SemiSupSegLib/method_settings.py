@@ -25,12 +25,15 @@ class SP3Settings(Settings):
         minimum=0,
         maximum=1,
     )
-    pseudo_balance: float = setting(
-        0.0,
-        "The same in the cross-entropy on pseudo-labels: more finds more, on coarse grids what would be missed (0.4 at "
-        "3.5 mm), on finer ones too much",
+    pseudo_balance: float | None = setting(
+        None,
+        "The same in the cross-entropy on pseudo-labels; if empty, every class keeps the share that it has without "
+        "weights by certainty",
         minimum=0,
         maximum=1,
+    )
+    align_volumes: bool = setting(
+        True, "Look for more of a class in scans with less of it than annotated scans have on average, and for less"
     )
     pseudo_weight: float | None = setting(
         None,

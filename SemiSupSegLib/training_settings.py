@@ -176,15 +176,17 @@ class TrainingSettings(Settings):
     def translated(cls, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """JSON values as today's version writes them.
 
-        Once, SP3 was the only method to look beyond strokes, and balanced pseudo-labels as it did expanded scribbles,
-        and Embedding Matching never centred embeddings.
+        Once, SP3 was the only method to look beyond strokes, balanced pseudo-labels as it did expanded scribbles, and
+        didn't align volumes; and Embedding Matching never centred embeddings.
         """
         if not isinstance(body, Mapping):
             return body
-        if _lacks_only("centred", body.get("embedding_matching"), EmbeddingMatchingSettings()):
+        if _lacks_only({"centred"}, body.get("embedding_matching"), EmbeddingMatchingSettings()):
             body = {**body, "embedding_matching": {**body["embedding_matching"], "centred": "off"}}
-        if _lacks_only("pseudo_balance", body.get("sp3"), SP3Settings()):
-            body = {**body, "sp3": {**body["sp3"], "pseudo_balance": body["sp3"]["class_balance"]}}
+        for lacking in ({"align_volumes"}, {"align_volumes", "pseudo_balance"}):
+            if _lacks_only(lacking, body.get("sp3"), SP3Settings()):
+                old = {"pseudo_balance": body["sp3"]["class_balance"], "align_volumes": False}
+                body = {**body, "sp3": {**old, **body["sp3"]}}
         if body.get("far_background") == "on" and body.get("method") == "sgrs" and _is_legacy(body.get("sgrs")):
             body = {**body, "far_background": "off"}  # had no effect, and is refused today
         sp3 = body.get("sp3")
@@ -202,9 +204,9 @@ class TrainingSettings(Settings):
         return DEFAULT_MINUTES if self.minutes is None else self.minutes
 
 
-def _lacks_only(key: str, stored: object, settings: Settings) -> bool:
-    """Whether a version that didn't know a setting stored all others; what a person wrote has but a few."""
-    return isinstance(stored, Mapping) and set(settings.to_json()) - set(stored) == {key}
+def _lacks_only(keys: set[str], stored: object, settings: Settings) -> bool:
+    """Whether a version that didn't know some settings stored all others; what a person wrote has but a few."""
+    return isinstance(stored, Mapping) and set(settings.to_json()) - set(stored) == keys
 
 
 def _is_legacy(sgrs: object) -> bool:

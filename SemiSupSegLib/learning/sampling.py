@@ -66,12 +66,15 @@ class Batch:
         ``(B, *spatial)`` int32, `NO_SUPERPIXEL` outside the image.
     expanded : torch.Tensor or None
         ``(B, *spatial)`` uint8: annotation and what follows from it, see `TrainingCase`; None where nothing does.
+    cases : tuple of TrainingCase
+        The case of each patch.
     """
 
     image: Tensor
     annotation: Tensor
     superpixels: Tensor | None = None
     expanded: Tensor | None = None
+    cases: tuple[TrainingCase, ...] = ()
 
     def __len__(self) -> int:
         return len(self.image)
@@ -85,12 +88,12 @@ class Batch:
         if self.expanded is not None or other.expanded is not None:
             pairs = ((each.annotation, each.expanded) for each in (self, other))
             expanded = torch.cat([plain if more is None else more for plain, more in pairs])
-        return Batch(image, annotation, superpixels, expanded)
+        return Batch(image, annotation, superpixels, expanded, self.cases + other.cases)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        tensors = [getattr(self, each.name) for each in fields(self)]
-        return Batch(*(None if each is None else each.to(device) for each in tensors))
+        parts = [getattr(self, each.name) for each in fields(self)]
+        return Batch(*(each.to(device) if isinstance(each, Tensor) else each for each in parts))
 
 
 def random_numbers(seed: int, iteration: int, stream: int, sample: int = 0) -> np.random.Generator:
@@ -163,7 +166,7 @@ def cut_batch(cases: Sequence[TrainingCase], patches: Sequence[Patch], patch_sha
         annotation, superpixels, expanded = (
             None if each is None else each.squeeze(1) for each in (annotation, superpixels, expanded)
         )
-    return Batch(image, annotation, superpixels, expanded)
+    return Batch(image, annotation, superpixels, expanded, tuple(cases[patch.case] for patch in patches))
 
 
 def _cut(case: TrainingCase, patch: Patch, shape: tuple[int, int, int]) -> tuple[Tensor | None, ...]:

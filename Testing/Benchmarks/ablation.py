@@ -33,6 +33,8 @@ SWITCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "surroundings unknown": ("far_background=off",),
         "classes not balanced": ("sp3.class_balance=0",),
         "pseudo-labels balanced": ("sp3.pseudo_balance=0.4",),
+        "certainty takes share": ("sp3.pseudo_balance=0",),
+        "volumes not aligned": ("sp3.align_volumes=false",),
         "without pseudo-labels": ("sp3.pseudo_weight=0",),
         "pseudo-labels at full weight": ("sp3.pseudo_weight=1",),
         "pseudo-labels of voxels": ("sp3.refinement=false", "sp3.uncertainty_weights=false"),

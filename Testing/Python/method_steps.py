@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from tiny_problem import tiny_plan, tiny_settings
 from torch import Tensor, nn
 
+from SemiSupSegLib.geometry import Geometry
 from SemiSupSegLib.labels import IGNORE
+from SemiSupSegLib.learning.cases import TrainingCase
 from SemiSupSegLib.learning.methods import METHODS, Method, Step
 from SemiSupSegLib.learning.sampling import Batch
 from SemiSupSegLib.learning.segmentation_network import Features
@@ -90,8 +92,8 @@ def make_bench(
             return teacher.forward_features(x) if features else teacher(x)
 
     step = Step(
-        labeled=Batch(images(), annotation, ids[0], annotation),
-        unlabeled=Batch(images(), nothing, ids[1], nothing),
+        labeled=of_scans("labeled", Batch(images(), annotation, ids[0], annotation)),
+        unlabeled=of_scans("unlabeled", Batch(images(), nothing, ids[1], nothing)),
         student=student,
         teacher=lambda x, dropout=False: by_teacher(x, dropout, features=False),
         student_features=student.forward_features,
@@ -103,6 +105,16 @@ def make_bench(
         numbers=np.random.default_rng(seed),
     )
     return Bench(METHODS[method].of(settings, plan), step, student, teacher)
+
+
+def of_scans(name: str, batch: Batch) -> Batch:
+    """The batch, as patches that each show a whole scan: annotated where the patch is."""
+    rows = zip(batch.image, batch.annotation, batch.superpixels, strict=True)
+    cases = (
+        TrainingCase(f"{name} {index}", Geometry((SIZE,) * 3), image, known if (known != IGNORE).any() else None, ids)
+        for index, (image, known, ids) in enumerate(rows)
+    )
+    return replace(batch, cases=tuple(cases))
 
 
 def probabilities(seed: int, n_classes: int, shape: tuple[int, ...], sharpness: float = 2.0) -> Tensor:

@@ -139,10 +139,21 @@ def test_runs_of_the_version_that_never_centred_embeddings_go_on_as_they_began()
 @pytest.mark.parametrize("balance", [0.4, 0.0])
 def test_runs_of_the_version_that_balanced_pseudo_labels_like_expanded_scribbles_go_on_as_they_began(balance):
     body = TrainingSettings().with_overrides([f"sp3.class_balance={balance}"]).to_json()
-    del body["sp3"]["pseudo_balance"]
-    assert TrainingSettings.from_json(body).sp3.pseudo_balance == balance
+    for known in ("align_volumes", "pseudo_balance"):
+        del body["sp3"][known]
+    sp3 = TrainingSettings.from_json(body).sp3
+    assert (sp3.pseudo_balance, sp3.align_volumes) == (balance, False)
     assert TrainingSettings.unsaid(TrainingSettings.translated(body)) == []
-    assert TrainingSettings.from_json({"sp3": {"class_balance": 0.3}}).sp3.pseudo_balance == 0
+    sp3 = TrainingSettings.from_json({"sp3": {"class_balance": 0.3}}).sp3  # what a person wrote
+    assert (sp3.pseudo_balance, sp3.align_volumes) == (None, True)
+
+
+def test_runs_of_the_version_that_did_not_align_volumes_go_on_as_they_began():
+    body = TrainingSettings().with_overrides(["sp3.pseudo_balance=0"]).to_json()
+    del body["sp3"]["align_volumes"]
+    sp3 = TrainingSettings.from_json(body).sp3
+    assert (sp3.pseudo_balance, sp3.align_volumes) == (0, False)
+    assert TrainingSettings.unsaid(TrainingSettings.translated(body)) == []
 
 
 def test_without_a_budget_the_default_minutes_count():

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_steps import SEEDS, make_bench, probabilities
+from method_steps import SEEDS, make_bench, of_scans, probabilities
 from tiny_problem import draw_case, scribbled, tiny_plan, tiny_settings, train_tiny
 
 from SemiSupSegLib.labels import BEYOND, IGNORE
 from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
-from SemiSupSegLib.learning.methods.sp3 import SP3, DynamicThreshold, Superpixels, largest_components
+from SemiSupSegLib.learning.methods.class_volumes import ClassVolumes
+from SemiSupSegLib.learning.methods.sp3 import SP3, DynamicThreshold, MeanCertainty, Superpixels, largest_components
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
 
@@ -31,7 +34,13 @@ def refine(bench, p, batch, **changes):
     options = dataclasses.replace(bench.method.options, **changes)
     bench.method.options = options
     bench.method.threshold = DynamicThreshold(bench.method.plan.n_classes, options)
+    bench.method.volumes = ClassVolumes(bench.method.plan.n_classes)
     return bench.method.pseudo_labels(p, batch, bench.step)
+
+
+def turned(values):
+    """A batch's tensor or tuple, the last patch first."""
+    return values.flip(0) if isinstance(values, torch.Tensor) else values[::-1]
 
 
 def test_without_expansion_and_pseudo_labels_it_is_partial_bit_for_bit():
@@ -58,7 +67,8 @@ def test_expansion_that_knows_nothing_costs_nothing():
 def test_superpixels_of_one_voxel_change_nothing_whatever_the_threshold(seed, n_classes, tau):
     bench = make_bench("sp3", n_classes=n_classes, dimensions=2)
     p = probabilities(seed, n_classes, (2, 6, 6))
-    batch = dataclasses.replace(bench.step.unlabeled, superpixels=torch.arange(36).view(1, 6, 6).repeat(2, 1, 1))
+    ids = torch.arange(36).view(1, 6, 6).repeat(2, 1, 1)
+    batch = of_scans("unlabeled", dataclasses.replace(bench.step.unlabeled, superpixels=ids))
     labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=tau)
     assert torch.equal(labels, p.argmax(dim=1).to(torch.uint8))
     assert parts["changed"] == 0
@@ -71,14 +81,16 @@ def test_superpixels_of_one_voxel_change_nothing_whatever_the_threshold(seed, n_
 @given(SEEDS, CLASSES)
 def test_names_of_superpixels_and_order_of_the_batch_change_nothing(seed, n_classes):
     bench = make_bench("sp3", n_classes=n_classes, seed=seed)
-    p = probabilities(seed, n_classes, (2, 6, 6, 6))
-    batch = bench.step.labeled
+    p = probabilities(seed, n_classes, (4, 6, 6, 6))
+    batch = bench.step.all
     names = torch.randperm(40, generator=torch.Generator().manual_seed(seed)).to(torch.int32)
-    renamed = dataclasses.replace(batch, superpixels=names[batch.superpixels.long()])
-    turned = dataclasses.replace(batch, **{f.name: getattr(batch, f.name).flip(0) for f in dataclasses.fields(batch)})
+    cases = tuple(dataclasses.replace(case, superpixels=names[case.superpixels.long()]) for case in batch.cases)
+    renamed = dataclasses.replace(batch, superpixels=names[batch.superpixels.long()], cases=cases)
+    parts = [field.name for field in dataclasses.fields(batch)]
+    other_way = dataclasses.replace(batch, **{part: turned(getattr(batch, part)) for part in parts})
     labels, certainty, _ = refine(bench, p, batch)
     tau = bench.method.threshold.tau
-    for other, back in ((renamed, lambda x: x), (turned, lambda x: x.flip(0))):
+    for other, back in ((renamed, lambda x: x), (other_way, turned)):
         found, weights, _ = refine(bench, back(p), other)
         assert torch.equal(back(found), labels)
         torch.testing.assert_close(back(weights), certainty)
@@ -163,14 +175,47 @@ def test_scribbled_superpixels_do_not_move_the_thresholds():
     assert bench.method.threshold.tau.tolist() == [0.5, 0.5]
 
 
-def test_thresholds_survive_a_checkpoint():
-    bench = make_bench("sp3")
+def test_all_that_follows_the_teacher_survives_a_checkpoint():
+    bench = make_bench("sp3", scribbled=True)
     bench.losses()
-    state = bench.method.state()
-    fresh = make_bench("sp3").method
-    assert fresh.state() != state
-    fresh.load_state(state)
-    assert fresh.state() == state
+    state = json.loads(json.dumps(bench.method.state()))
+    fresh = make_bench("sp3", scribbled=True)
+    begun = fresh.method.state()
+    assert all(begun[part] != state[part] for part in ("tau", "certainty", "volumes"))
+    fresh.method.load_state(state)
+    assert fresh.method.state() == state
+    assert fresh.losses().total == bench.losses().total
+
+
+def test_the_state_of_a_version_that_knew_thresholds_only_is_enough():
+    method = make_bench("sp3").method
+    method.load_state({"tau": [0.6, 0.7]})
+    assert method.threshold.tau.tolist() == [0.6, 0.7]
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, CLASSES)
+def test_weights_by_certainty_leave_every_class_its_share(seed, n_classes):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(n_classes, (2, 8, 8), generator=generator).to(torch.uint8)
+    certainty = torch.rand(2, 8, 8, generator=generator) / (1 + labels)  # the smaller the class, the less certain
+    mean = MeanCertainty(n_classes)
+    mean.update(labels, certainty, 0.0)
+    weights = mean.relative(labels, certainty)
+    for label in range(n_classes):
+        assert weights[labels == label].sum().item() == pytest.approx(int((labels == label).sum()), rel=1e-4)
+        ratio = weights[labels == label] / certainty[labels == label].clamp_min(1e-9)
+        assert ratio.max() - ratio.min() < 1e-2 * ratio.max()
+
+
+def test_mean_certainty_follows_batches_and_a_class_without_certainty_weighs_nothing():
+    mean = MeanCertainty(3)
+    for labels, certainty in (([0, 0, 1], [1.0, 1.0, 0.5]), ([0, 1, 1], [0.5, 0.25, 0.25])):
+        mean.update(torch.tensor([labels]), torch.tensor([certainty]), 0.5)
+    assert mean.total.tolist() == [0.5 * 1 + 0.5 * 0.5, 0.5 * 0.25 + 0.5 * 0.5, 0]
+    assert mean.voxels.tolist() == [0.5 * 1 + 0.5 * 1, 0.5 * 0.5 + 0.5 * 2, 0]
+    weights = mean.relative(torch.tensor([[0, 1, 2]]), torch.tensor([[0.75, 0.3, 0.0]]))
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.3 * 1.25 / 0.375, 0.0]]))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])
@@ -340,6 +385,22 @@ def test_every_part_can_be_switched(change):
         bench.student.body.weight.data.mul_(3)
         bench.teacher.classifier.weight.data.mul_(5)
     assert usual.losses().total.item() != changed.losses().total.item()
+
+
+@pytest.mark.parametrize("is_aligned", [True, False])
+def test_more_is_found_in_scans_with_less_of_a_class_than_any_annotated_one(is_aligned):
+    bench = make_bench("sp3", f"sp3.align_volumes={is_aligned}", scribbled=True)
+    batch = bench.step.all
+    foreground = torch.tensor([0.9, 0.9, 0.9, 0.3]).view(4, 1, 1, 1).expand(4, 6, 6, 6)
+    labels, certainty, _ = bench.method.pseudo_labels(
+        torch.stack([1 - foreground, foreground], dim=1), batch, bench.step
+    )
+    unlabeled = labels[2:]
+    assert (unlabeled[0] == 1).all()
+    assert (unlabeled[1] == int(is_aligned)).all()  # odds 3:7 become 12:7
+    p = torch.tensor([7 / 19, 12 / 19] if is_aligned else [0.7, 0.3])
+    uncertainty = (torch.special.entr(p).sum() / math.log(2)).clamp(0, 1)
+    torch.testing.assert_close(certainty[3], (1 - uncertainty).expand(6, 6, 6), rtol=1e-3, atol=1e-4)
 
 
 def test_pseudo_labels_lose_what_is_not_one_piece_and_mark_what_may_be_connected_outside():

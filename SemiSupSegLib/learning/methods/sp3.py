@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -25,6 +26,7 @@ from ..plan import Plan
 from ..sampling import Batch
 from ..supervoxels import superpixel_mean
 from .base import Losses, Method, Step, softmax
+from .class_volumes import ClassVolumes
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,40 @@ class DynamicThreshold:
         return superpixels.confidence >= tau[superpixels.label]
 
 
+class MeanCertainty:
+    """How certain the pseudo-labels of each class are on average.
+
+    Small classes are the less certain ones, so weights by certainty take share from them, and what a student finds too
+    small its teacher teaches it. Weights over their class's mean leave every class its share.
+    """
+
+    def __init__(self, n_classes: int):
+        self.total = torch.zeros(n_classes, dtype=torch.float64)
+        self.voxels = torch.zeros(n_classes, dtype=torch.float64)
+
+    def update(self, labels: Tensor, certainty: Tensor, momentum: float) -> None:
+        """Follow a batch's pseudo-labels and their certainty, both ``(B, *spatial)``."""
+        labels, n_classes = labels.reshape(-1).long(), len(self.total)
+        total = torch.zeros(n_classes, dtype=torch.float64, device=labels.device)
+        total.index_add_(0, labels, certainty.reshape(-1).double())
+        voxels = torch.bincount(labels, minlength=n_classes)
+        self.total = momentum * self.total + (1 - momentum) * total.cpu()
+        self.voxels = momentum * self.voxels + (1 - momentum) * voxels.cpu()
+
+    def relative(self, labels: Tensor, certainty: Tensor) -> Tensor:
+        """Certainty over the mean of its class, ``(B, *spatial)``."""
+        scale = torch.where(self.total > 0, self.voxels / self.total.clamp_min(1e-12), 1.0)
+        return certainty * scale.to(certainty)[labels.long()]
+
+
 class SP3(Method):
     """Student and EMA teacher; expanded scribbles and refined, weighted pseudo-labels beside the scribbles.
 
     ``L = L_scr + l_e L_exp + lambda(t) L_pl``, where ``L_scr`` is exactly the loss of `partial`. After strokes,
-    expanded scribbles are mostly background, so there their cross-entropy balances the classes a little. That of
-    pseudo-labels may do so too (`pseudo_balance`), but what a balanced student finds too large, its teacher teaches it.
-    After dense labels pseudo-labels weigh less.
+    expanded scribbles are mostly background, so there their cross-entropy balances the classes a little. Pseudo-labels
+    should neither grow nor shrink an object from teacher to student to teacher: their certainty takes nothing from a
+    class's share (`MeanCertainty`), and annotated scans tell how much of a class other scans should have
+    (`ClassVolumes`). After dense labels pseudo-labels weigh less.
     """
 
     name = "sp3"
@@ -131,6 +160,8 @@ class SP3(Method):
         super().__init__(settings, plan)
         self.options = settings.sp3
         self.threshold = DynamicThreshold(plan.n_classes, self.options)
+        self.mean_certainty = MeanCertainty(plan.n_classes)
+        self.volumes = ClassVolumes(plan.n_classes)
 
     @property
     def usual_start(self) -> float:
@@ -161,13 +192,19 @@ class SP3(Method):
         pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
-        balance = self.options.pseudo_balance if self.learns_from_strokes else 0.0
-        balanced = class_balanced(certainty, pseudo_labels, self.plan.n_classes, balance)
         pseudo = (
-            weighted_cross_entropy(logits, pseudo_labels, balanced).value
+            weighted_cross_entropy(logits, pseudo_labels, self.balanced(certainty, pseudo_labels, step)).value
             + weighted_dice(softmax(logits), pseudo_labels, certainty).value
         )
         return annotated.plus(weight * pseudo, {"pseudo": pseudo, **parts})
+
+    def balanced(self, certainty: Tensor, pseudo_labels: Tensor, step: Step) -> Tensor:
+        """Weights of the cross-entropy on pseudo-labels, ``(B, *spatial)``."""
+        if self.options.pseudo_balance is None:
+            self.mean_certainty.update(pseudo_labels, certainty, self._momentum(step.iterations))
+            return self.mean_certainty.relative(pseudo_labels, certainty)
+        balance = self.options.pseudo_balance if self.learns_from_strokes else 0.0
+        return class_balanced(certainty, pseudo_labels, self.plan.n_classes, balance)
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """L_scr + l_e L_exp."""
@@ -209,7 +246,7 @@ class SP3(Method):
         parts : dict
             Numbers for the curves.
         """
-        superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
+        teacher, superpixels = self.aligned(teacher, batch)
         expanded = self.expanded(batch)
         known = expanded != IGNORE
         self.threshold.update(superpixels, ~superpixels.touched(known), self._momentum(step.iterations))
@@ -247,16 +284,37 @@ class SP3(Method):
         certainty = torch.where(known, torch.ones_like(certainty), certainty)
         return labels, certainty, parts
 
+    def aligned(self, teacher: Tensor, batch: Batch) -> tuple[Tensor, Superpixels]:
+        """The teacher's probabilities, changed where a scan has too little or too much of a class; and superpixels'."""
+        superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
+        if not self.options.align_volumes:
+            return teacher, superpixels
+        self.volumes.update(batch, superpixels.of_voxel, superpixels.label)
+        odds = self.volumes.odds(batch.cases)
+        if odds is None:
+            return teacher, superpixels
+        changed = teacher * odds.to(teacher).view(*odds.shape, *[1] * (teacher.ndim - 2))
+        changed = changed / changed.sum(dim=1, keepdim=True)
+        return changed, Superpixels(*superpixel_mean(changed, batch.superpixels)[:2])
+
     @staticmethod
     def _momentum(iterations: int) -> float:
         """m = min(0.99, 1 - 1/(0.02 N)), so that tau follows within a fiftieth of the training."""
         return min(0.99, max(0.0, 1 - 1 / (0.02 * iterations)))
 
-    def state(self) -> dict[str, list[float]]:
-        return {"tau": self.threshold.tau.tolist()}
+    def state(self) -> dict[str, Any]:
+        return {
+            "tau": self.threshold.tau.tolist(),
+            "certainty": [self.mean_certainty.total.tolist(), self.mean_certainty.voxels.tolist()],
+            "volumes": self.volumes.state(),
+        }
 
-    def load_state(self, state: dict[str, list[float]]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         self.threshold.tau = torch.tensor(state["tau"], dtype=torch.float64)
+        if "volumes" in state:  # a version before had neither
+            total, voxels = (torch.tensor(each, dtype=torch.float64) for each in state["certainty"])
+            self.mean_certainty.total, self.mean_certainty.voxels = total, voxels
+            self.volumes.load_state(state["volumes"])
 
 
 def largest_components(labels: Tensor, classes: Iterable[int]) -> tuple[Tensor, Tensor]:
