@@ -27,13 +27,15 @@ class SP3Settings(Settings):
     )
     pseudo_balance: float | None = setting(
         None,
-        "The same in the cross-entropy on pseudo-labels; if empty, every class keeps the share that it has without "
-        "weights by certainty",
+        "The same in the cross-entropy on pseudo-labels; if empty, weights by certainty take no share from classes of "
+        "which the teacher is less certain",
         minimum=0,
         maximum=1,
     )
     align_volumes: bool = setting(
-        True, "Look for more of a class in scans with less of it than annotated scans have on average, and for less"
+        True,
+        "Where the teacher finds unusually little of an object in a scan, or much, after what annotated scans hold, it "
+        "looks for more, or less",
     )
     pseudo_weight: float | None = setting(
         None,

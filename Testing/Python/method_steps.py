@@ -109,11 +109,10 @@ def make_bench(
 
 def of_scans(name: str, batch: Batch) -> Batch:
     """The batch, as patches that each show a whole scan: annotated where the patch is."""
-    rows = zip(batch.image, batch.annotation, batch.superpixels, strict=True)
-    cases = (
-        TrainingCase(f"{name} {index}", Geometry((SIZE,) * 3), image, known if (known != IGNORE).any() else None, ids)
-        for index, (image, known, ids) in enumerate(rows)
-    )
+    cases = []
+    for index, (image, known, ids) in enumerate(zip(batch.image, batch.annotation, batch.superpixels, strict=True)):
+        cases.append(TrainingCase(f"{name} {index}", Geometry((SIZE,) * 3), image, superpixels=ids))
+        cases[-1].annotate(known.numpy() if (known != IGNORE).any() else None)
     return replace(batch, cases=tuple(cases))
 
 

@@ -14,9 +14,16 @@ from method_steps import SEEDS, make_bench, of_scans, probabilities
 from tiny_problem import draw_case, scribbled, tiny_plan, tiny_settings, train_tiny
 
 from SemiSupSegLib.labels import BEYOND, IGNORE
-from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy
+from SemiSupSegLib.learning.losses import cross_entropy_map, weighted_cross_entropy, weighted_dice
 from SemiSupSegLib.learning.methods.class_volumes import ClassVolumes
-from SemiSupSegLib.learning.methods.sp3 import SP3, DynamicThreshold, MeanCertainty, Superpixels, largest_components
+from SemiSupSegLib.learning.methods.sp3 import (
+    SP3,
+    DynamicThreshold,
+    MeanCertainty,
+    PseudoLabels,
+    Superpixels,
+    largest_components,
+)
 from SemiSupSegLib.learning.supervoxels import superpixel_mean
 from SemiSupSegLib.method_settings import SP3Settings
 
@@ -69,7 +76,7 @@ def test_superpixels_of_one_voxel_change_nothing_whatever_the_threshold(seed, n_
     p = probabilities(seed, n_classes, (2, 6, 6))
     ids = torch.arange(36).view(1, 6, 6).repeat(2, 1, 1)
     batch = of_scans("unlabeled", dataclasses.replace(bench.step.unlabeled, superpixels=ids))
-    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=tau)
+    labels, *_, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=tau)
     assert torch.equal(labels, p.argmax(dim=1).to(torch.uint8))
     assert parts["changed"] == 0
     torch.testing.assert_close(
@@ -88,10 +95,10 @@ def test_names_of_superpixels_and_order_of_the_batch_change_nothing(seed, n_clas
     renamed = dataclasses.replace(batch, superpixels=names[batch.superpixels.long()], cases=cases)
     parts = [field.name for field in dataclasses.fields(batch)]
     other_way = dataclasses.replace(batch, **{part: turned(getattr(batch, part)) for part in parts})
-    labels, certainty, _ = refine(bench, p, batch)
+    labels, certainty, *_ = refine(bench, p, batch)
     tau = bench.method.threshold.tau
     for other, back in ((renamed, lambda x: x), (other_way, turned)):
-        found, weights, _ = refine(bench, back(p), other)
+        found, weights, *_ = refine(bench, back(p), other)
         assert torch.equal(back(found), labels)
         torch.testing.assert_close(back(weights), certainty)
         torch.testing.assert_close(bench.method.threshold.tau, tau)
@@ -124,10 +131,10 @@ def test_threshold_above_one_refines_nothing_and_zero_makes_superpixels_homogene
     bench = make_bench("sp3", n_classes=n_classes, dimensions=2)
     p = probabilities(seed, n_classes, (2, 6, 6))
     batch = bench.step.unlabeled
-    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=1.5)
+    labels, *_, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=1.5)
     assert torch.equal(labels, p.argmax(dim=1).to(torch.uint8))
     assert parts["beneficial"] == 0
-    labels, _, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=0)
+    labels, *_, parts = refine(bench, p, batch, dynamic_threshold=False, fixed_threshold=0)
     assert parts["beneficial"] == 1
     for image, ids in zip(labels, batch.superpixels, strict=True):
         assert all(len(image[ids == each].unique()) == 1 for each in ids.unique())
@@ -193,29 +200,88 @@ def test_the_state_of_a_version_that_knew_thresholds_only_is_enough():
     assert method.threshold.tau.tolist() == [0.6, 0.7]
 
 
+def guesses(labels, certainty, guessed=None):
+    labels, certainty = torch.as_tensor(labels).to(torch.uint8), torch.as_tensor(certainty)
+    guessed = torch.ones_like(labels, dtype=torch.bool) if guessed is None else torch.as_tensor(guessed)
+    return PseudoLabels(labels, certainty, guessed, {})
+
+
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, CLASSES)
-def test_weights_by_certainty_leave_every_class_its_share(seed, n_classes):
+def test_weights_by_certainty_leave_every_class_its_share_of_the_guesses(seed, n_classes):
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(n_classes, (2, 8, 8), generator=generator).to(torch.uint8)
-    certainty = torch.rand(2, 8, 8, generator=generator) / (1 + labels)  # the smaller the class, the less certain
-    mean = MeanCertainty(n_classes)
-    mean.update(labels, certainty, 0.0)
-    weights = mean.relative(labels, certainty)
+    labels = torch.randint(n_classes, (2, 8, 8), generator=generator)
+    certainty = (0.5 + 0.5 * torch.rand(2, 8, 8, generator=generator)) / (1 + labels / 2)
+    guessed = torch.rand(2, 8, 8, generator=generator) < 0.7
+    mean, found = MeanCertainty(n_classes), guesses(labels, certainty, guessed)
+    mean.update(found, 0.0)
+    weights = mean.relative(found)
+    assert torch.equal(weights[~guessed], certainty[~guessed])
     for label in range(n_classes):
-        assert weights[labels == label].sum().item() == pytest.approx(int((labels == label).sum()), rel=1e-4)
-        ratio = weights[labels == label] / certainty[labels == label].clamp_min(1e-9)
-        assert ratio.max() - ratio.min() < 1e-2 * ratio.max()
+        chosen = guessed & (labels == label)
+        assert weights[chosen].sum().item() == pytest.approx(int(chosen.sum()), rel=1e-4)
+        ratio = weights[chosen] / certainty[chosen]
+        assert ratio.max() - ratio.min() < 1e-4 * ratio.max()
 
 
-def test_mean_certainty_follows_batches_and_a_class_without_certainty_weighs_nothing():
+def test_mean_certainty_follows_batches():
     mean = MeanCertainty(3)
     for labels, certainty in (([0, 0, 1], [1.0, 1.0, 0.5]), ([0, 1, 1], [0.5, 0.25, 0.25])):
-        mean.update(torch.tensor([labels]), torch.tensor([certainty]), 0.5)
+        mean.update(guesses([labels], [certainty]), 0.5)
     assert mean.total.tolist() == [0.5 * 1 + 0.5 * 0.5, 0.5 * 0.25 + 0.5 * 0.5, 0]
     assert mean.voxels.tolist() == [0.5 * 1 + 0.5 * 1, 0.5 * 0.5 + 0.5 * 2, 0]
-    weights = mean.relative(torch.tensor([[0, 1, 2]]), torch.tensor([[0.75, 0.3, 0.0]]))
+    weights = mean.relative(guesses([[0, 1, 2]], [[0.75, 0.3, 0.0]]))
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.3 * 1.25 / 0.375, 0.0]]))
+
+
+def test_a_guess_of_a_class_that_is_hardly_ever_certain_counts_four_times_at_most():
+    mean, found = MeanCertainty(2), guesses([[0] * 5 + [1] * 5], [[1.0] * 5 + [0.0] * 4 + [0.01]])
+    mean.update(found, 0.0)
+    assert mean.relative(found)[0, -1].item() == pytest.approx(0.04)
+
+
+def test_only_guesses_within_the_image_have_a_mean_certainty():
+    bench = make_bench("sp3", scribbled=True, one_piece=(1,))
+    batch = bench.step.all
+    outside = batch.superpixels.clone()
+    outside[:, :2] = -1
+    foreground = torch.full((4, 6, 6, 6), 0.1)
+    foreground[:, 4], foreground[:, 2, 0, 0] = 0.9, 0.9  # one piece, and what may be another
+    p = torch.stack([1 - foreground, foreground], dim=1)
+    found = refine(bench, p, dataclasses.replace(batch, superpixels=outside), refinement=False)
+    known = batch.expanded != IGNORE
+    assert not found.guessed[:, :2].any()
+    assert not found.guessed[:, 2, 0, 0].any()
+    assert not found.guessed[known].any()
+    assert found.guessed[:, 3:][~known[:, 3:]].all()
+
+
+def test_the_cross_entropy_on_guesses_is_weighed_over_the_mean_of_classes_and_dice_is_not():
+    bench = make_bench("sp3", scribbled=True)
+    batch = bench.step.all
+    found = refine(bench, torch.softmax(bench.teacher(batch.image), dim=1), batch)
+    mean = MeanCertainty(2)
+    mean.update(found, 0.0)
+    logits = bench.student(batch.image)
+    bench.method.mean_certainty = MeanCertainty(2)
+    bench.method.threshold = DynamicThreshold(2, bench.method.options)
+    bench.method.volumes = ClassVolumes(2)
+    expected = (
+        weighted_cross_entropy(logits, found.labels, mean.relative(found)).value
+        + weighted_dice(torch.softmax(logits, dim=1), found.labels, found.certainty).value
+    )
+    plain = weighted_cross_entropy(logits, found.labels, found.certainty).value
+    assert abs(plain - weighted_cross_entropy(logits, found.labels, mean.relative(found)).value) > 1e-3
+    torch.testing.assert_close(bench.losses().parts["pseudo"], expected)
+
+
+def test_mean_certainty_follows_as_slowly_as_thresholds_do():
+    bench = make_bench("sp3", scribbled=True)
+    bench.losses()
+    first = bench.method.mean_certainty.voxels.clone()
+    momentum = min(0.99, 1 - 1 / (0.02 * bench.step.iterations))
+    bench.losses()
+    torch.testing.assert_close(bench.method.mean_certainty.voxels, (1 + momentum) * first)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])
@@ -251,7 +317,7 @@ def test_annotated_and_expanded_voxels_keep_their_labels_and_count_fully():
     expanded = batch.expanded.clone()
     expanded[0, 3] = 2
     batch = dataclasses.replace(batch, expanded=expanded)
-    labels, certainty, _ = bench.method.pseudo_labels(probabilities(1, 3, (2, 6, 6, 6)), batch, bench.step)
+    labels, certainty, *_ = bench.method.pseudo_labels(probabilities(1, 3, (2, 6, 6, 6)), batch, bench.step)
     scribbled_voxels, known = batch.annotation != IGNORE, expanded != IGNORE
     assert torch.equal(labels[scribbled_voxels], batch.annotation[scribbled_voxels])
     only_expanded = known & ~scribbled_voxels
@@ -271,7 +337,7 @@ def test_what_lies_beyond_background_is_background_only_where_every_class_is_one
         bench.step.labeled = dataclasses.replace(bench.step.labeled, expanded=expanded)
         bench.method.threshold = DynamicThreshold(3, bench.method.options)
         losses.append({name: float(torch.as_tensor(value).detach()) for name, value in bench.losses().parts.items()})
-        labels, certainty, _ = refine(bench, probabilities(2, 3, (2, 6, 6, 6)), bench.step.labeled)
+        labels, certainty, *_ = refine(bench, probabilities(2, 3, (2, 6, 6, 6)), bench.step.labeled)
         assert labels.max() < 3
         assert bool((labels[found == BEYOND] == 0).all() and (certainty[found == BEYOND] == 1).all()) == (meaning == 0)
     assert losses[0] == losses[1]
@@ -361,7 +427,7 @@ def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes
     assert all(parameter.grad is None for parameter in bench.teacher.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in bench.student.parameters())
     assert not bench.method.threshold.tau.requires_grad
-    labels, certainty, _ = bench.method.pseudo_labels(
+    labels, certainty, *_ = bench.method.pseudo_labels(
         torch.softmax(bench.student(bench.step.unlabeled.image), dim=1), bench.step.unlabeled, bench.step
     )
     assert not certainty.requires_grad
@@ -373,7 +439,7 @@ def test_no_gradient_reaches_teacher_thresholds_or_weights(dimensions, n_classes
     [
         "refinement=false", "discard_others=true", "dynamic_threshold=false", "uncertainty_weights=false",
         "uncertainty_form=exponential", "largest_component=false", "expansion_weight=0", "class_balance=0",
-        "pseudo_balance=0.4",
+        "pseudo_balance=0.4", "pseudo_balance=0",
     ],
 )  # fmt: skip
 def test_every_part_can_be_switched(change):
@@ -387,20 +453,31 @@ def test_every_part_can_be_switched(change):
     assert usual.losses().total.item() != changed.losses().total.item()
 
 
+@pytest.mark.parametrize("refinement", [True, False])
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_more_is_found_in_scans_with_less_of_a_class_than_any_annotated_one(is_aligned):
-    bench = make_bench("sp3", f"sp3.align_volumes={is_aligned}", scribbled=True)
+@pytest.mark.parametrize("one_piece", [(1,), ()])
+def test_more_is_found_in_scans_with_unusually_little_of_an_object(is_aligned, refinement, one_piece):
+    changes = (f"sp3.align_volumes={is_aligned}", f"sp3.refinement={refinement}")
+    bench = make_bench("sp3", *changes, scribbled=True, one_piece=one_piece, batch=3)
     batch = bench.step.all
-    foreground = torch.tensor([0.9, 0.9, 0.9, 0.3]).view(4, 1, 1, 1).expand(4, 6, 6, 6)
-    labels, certainty, _ = bench.method.pseudo_labels(
+    foreground = torch.tensor([0.9] * 5 + [0.3]).view(6, 1, 1, 1).expand(6, 6, 6, 6)
+    labels, certainty, *_ = bench.method.pseudo_labels(
         torch.stack([1 - foreground, foreground], dim=1), batch, bench.step
     )
-    unlabeled = labels[2:]
-    assert (unlabeled[0] == 1).all()
-    assert (unlabeled[1] == int(is_aligned)).all()  # odds 3:7 become 12:7
-    p = torch.tensor([7 / 19, 12 / 19] if is_aligned else [0.7, 0.3])
+    changed = is_aligned and bool(one_piece)
+    assert (labels[4] == 1).all()
+    assert (labels[5] == int(changed)).all()  # 3:7 becomes 12:7
+    p = torch.tensor([7 / 19, 12 / 19] if changed else [0.7, 0.3])
     uncertainty = (torch.special.entr(p).sum() / math.log(2)).clamp(0, 1)
-    torch.testing.assert_close(certainty[3], (1 - uncertainty).expand(6, 6, 6), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(certainty[5], (1 - uncertainty).expand(6, 6, 6), rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_found_is_remembered_as_it_was_before_it_is_aligned():
+    bench = make_bench("sp3", scribbled=True, one_piece=(1,), batch=3)
+    foreground = torch.tensor([0.9] * 5 + [0.3]).view(6, 1, 1, 1).expand(6, 6, 6, 6)
+    for _ in range(2):
+        bench.method.pseudo_labels(torch.stack([1 - foreground, foreground], dim=1), bench.step.all, bench.step)
+        assert bench.method.volumes.scans["unlabeled 2"].volumes.tolist() == [216, 0, 0]
 
 
 def test_pseudo_labels_lose_what_is_not_one_piece_and_mark_what_may_be_connected_outside():

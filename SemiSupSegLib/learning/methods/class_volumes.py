@@ -1,4 +1,4 @@
-"""How much of each class the teacher finds in every scan, and how far that is from what annotated scans have of it."""
+"""How much of each class the teacher finds in every scan, and what annotated scans say about that."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from ..cases import TrainingCase
 from ..sampling import Batch
 
 MOST = 4.0
-"""By which the odds of a class are raised at most, or lowered."""
-
-_LITTLE = 1.0
-"""Cubic millimetres that are added to volumes, so that nothing is divided by 0."""
+"""By which a class's probability is raised at most, or lowered, before all are made to sum to 1; no other was tried."""
+FEWEST = 3
+"""Annotated scans that tell what is usual; from fewer nobody can say how much scans differ."""
 
 
 @dataclass
@@ -33,37 +32,36 @@ class Scan:
     labels : torch.Tensor
         ``(n,)`` uint8: which class each superpixel was thought to be when a patch last showed it, 255 before.
     volumes : torch.Tensor
-        ``(C + 1,)`` float64: cubic millimetres of each class, and of what no patch has shown yet.
-    is_annotated : bool
-        Whether the scan has strokes or a dense label.
+        ``(C + 1,)`` float64, on the CPU: cubic millimetres of each class, and of what no patch has shown yet.
+    strokes : tuple of int
+        The classes that are annotated in the scan; none where it isn't annotated.
     """
 
     labels: Tensor
     volumes: Tensor
-    is_annotated: bool
+    strokes: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values from which `from_json` makes the same."""
         packed = base64.b64encode(zlib.compress(self.labels.cpu().numpy().tobytes())).decode("ascii")
-        return {"labels": packed, "volumes": self.volumes.tolist(), "is_annotated": self.is_annotated}
+        return {"labels": packed, "volumes": self.volumes.tolist(), "strokes": list(self.strokes)}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Self:
         """The scan from JSON values."""
         labels = np.frombuffer(zlib.decompress(base64.b64decode(body["labels"])), dtype=np.uint8)
         volumes = torch.tensor(body["volumes"], dtype=torch.float64)
-        return cls(torch.from_numpy(labels.copy()), volumes, bool(body["is_annotated"]))
+        return cls(torch.from_numpy(labels.copy()), volumes, tuple(body["strokes"]))
 
 
 class ClassVolumes:
-    """Remembers what the teacher found in each scan, and tells where that is less than in any annotated one, or more.
+    """Remembers what the teacher found in each scan, and tells where that is less than usual, or more.
 
     In scans that differ from the annotated ones a teacher may find less and less of an object, or more and more, since
-    its student learns from what it finds. In annotated scans strokes prevent that, so these tell how much there should
-    be. Of distribution alignment (Berthelot et al. 2020, arXiv 1911.09785) this is a variant for each scan that
-    demands nothing of usual volumes: those in the annotated scans' range, widened to twice its length on a scale of
-    logarithms (for four normal numbers, that is where 86 % of all others lie). Some objects are always about as large,
-    others aren't.
+    its student learns from what it finds. In annotated scans strokes prevent that, so these tell what is usual: volumes
+    in their range, widened to twice its length on a scale of logarithms (three normal numbers predict so where 76 % of
+    all others lie, four 86 %, five 91 %). This is distribution alignment (Berthelot et al. 2020, arXiv 1911.09785) of
+    each scan by itself, which demands nothing where a volume is usual.
     """
 
     def __init__(self, n_classes: int):
@@ -84,49 +82,59 @@ class ClassVolumes:
             ``(n,)``: the class of each row's superpixel.
         """
         for case, rows, ids in zip(batch.cases, of_voxel, batch.superpixels, strict=True):
-            sizes = self._sizes_of(case, label.device)
-            if case.id in self.scans:
-                labels = self.scans[case.id].labels.to(label.device)
-            else:
-                labels = torch.full((len(sizes),), IGNORE, dtype=torch.uint8, device=label.device)
-            inside = rows >= 0
-            labels[ids[inside].long()] = label[rows[inside]].to(torch.uint8)
+            sizes, inside = self._sizes_of(case), rows >= 0
+            labels = self._labels_of(case, len(sizes))
+            labels[ids[inside].long().to(labels.device)] = label[rows[inside]].to(labels)
             voxels = sizes.new_zeros(IGNORE + 1).index_add_(0, labels.long(), sizes)
-            voxel = math.prod(case.geometry.spacing)
-            volumes = torch.cat([voxels[: self.n_classes], voxels[IGNORE:]]).double() * voxel
-            self.scans[case.id] = Scan(labels, volumes, case.annotation is not None)
+            volumes = torch.cat([voxels[: self.n_classes], voxels[IGNORE:]]).cpu().double() * _voxel(case)
+            self.scans[case.id] = Scan(labels, volumes, tuple(case.counts))
 
-    def odds(self, cases: Sequence[TrainingCase]) -> Tensor | None:
-        """By what the odds of each class should be multiplied in scans that were looked at.
+    def factors(self, cases: Sequence[TrainingCase], classes: Sequence[int]) -> Tensor | None:
+        """By what the probabilities of some classes should be multiplied in scans that were looked at.
+
+        Parameters
+        ----------
+        cases : sequence of TrainingCase
+            The scans.
+        classes : sequence of int
+            Objects that every scan holds one of.
 
         Returns
         -------
         torch.Tensor or None
-            ``(B, C)`` float64: the smallest usual volume over that of the scan where that is smaller still, or the
-            largest where it is larger; the nearer to 1 the less of the scan was seen so far; 1 for background and in
-            annotated scans. None where that is all.
+            ``(B, C)`` float64, on the CPU: the nearest usual volume over that of the scan, between 1/4 and 4, and the
+            nearer to 1 the less of the scan was seen so far. 1 in annotated scans, for other classes, and for those
+            that an annotated scan has no strokes of. None where all are 1.
         """
-        annotated = [self.scans[name].volumes for name in sorted(self.scans) if self.scans[name].is_annotated]
-        unlabeled = [case for case in cases if case.annotation is None]
-        if not annotated or not unlabeled:
+        annotated = [self.scans[name] for name in sorted(self.scans) if self.scans[name].strokes]
+        told = [label for label in classes if all(label in scan.strokes for scan in annotated)]
+        if len(annotated) < FEWEST or not told:
             return None
-        device = self.scans[unlabeled[0].id].volumes.device
-        low, high = torch.stack([volumes.to(device) for volumes in annotated]).aminmax(dim=0)
-        margin = ((high + _LITTLE) / (low + _LITTLE)).sqrt()
-        odds = low.new_ones(len(cases), self.n_classes)
-        for row, case in zip(odds, cases, strict=True):
+        volumes = torch.stack([scan.volumes for scan in annotated])
+        found, unseen = volumes[:, told], volumes[:, -1:]
+        # What wasn't seen of an annotated scan may be of any class: in 2D, slices without strokes are never drawn.
+        low, high = found.amin(dim=0), (found + unseen).amax(dim=0)
+        factors = torch.ones(len(cases), self.n_classes, dtype=torch.float64)
+        for row, case in zip(factors, cases, strict=True):
+            own = self.scans[case.id].volumes
             if case.annotation is None:
-                found = self.scans[case.id].volumes
-                seen = 1 - found[-1] / found.sum()
-                usual = found.clamp(low / margin, high * margin)
-                ratio = (usual + _LITTLE) / (found + _LITTLE)
-                row[1:] = ratio[1:-1].pow(seen).clamp(1 / MOST, MOST)
-        return odds
+                row[told] = _towards(low, high, own[told], _voxel(case)) ** (1 - own[-1] / own.sum())
+        return None if (factors == 1).all() else factors
 
-    def _sizes_of(self, case: TrainingCase, device: torch.device) -> Tensor:
+    def _labels_of(self, case: TrainingCase, n_superpixels: int) -> Tensor:
+        """What is remembered of a case's superpixels; nothing where they aren't those of before."""
+        known = self.scans.get(case.id)
+        device = case.superpixels.device
+        if known is not None and len(known.labels) == n_superpixels:
+            return known.labels.to(device)
+        return torch.full((n_superpixels,), IGNORE, dtype=torch.uint8, device=device)
+
+    def _sizes_of(self, case: TrainingCase) -> Tensor:
         """How many voxels each superpixel of a case has, ``(n,)`` int64."""
+        device = case.superpixels.device
         if case.id not in self._sizes:
-            self._sizes[case.id] = torch.bincount(case.superpixels.reshape(-1)).to(device)
+            self._sizes[case.id] = torch.bincount(case.superpixels.reshape(-1))
+        self._sizes[case.id] = self._sizes[case.id].to(device)
         return self._sizes[case.id]
 
     def state(self) -> dict[str, Any]:
@@ -136,3 +144,15 @@ class ClassVolumes:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.scans = {name: Scan.from_json(body) for name, body in state.items()}
+
+
+def _towards(low: Tensor, high: Tensor, found: Tensor, little: float) -> Tensor:
+    """The nearest volume that is usual after a range of annotated scans, over what was found; `little` avoids zeros."""
+    low, high, found = low + little, high + little, found + little
+    margin = (high / low).sqrt()
+    return (found.clamp(low / margin, high * margin) / found).clamp(1 / MOST, MOST)
+
+
+def _voxel(case: TrainingCase) -> float:
+    """A voxel's cubic millimetres."""
+    return math.prod(case.geometry.spacing)

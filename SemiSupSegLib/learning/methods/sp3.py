@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -72,6 +72,27 @@ class Superpixels:
         return found
 
 
+class PseudoLabels(NamedTuple):
+    """What a student learns beside annotations.
+
+    Attributes
+    ----------
+    labels : torch.Tensor
+        ``(B, *spatial)`` uint8.
+    certainty : torch.Tensor
+        ``(B, *spatial)`` float32: 1 - u_s, and 1 on annotated and expanded voxels.
+    guessed : torch.Tensor
+        ``(B, *spatial)`` bool: voxels of the image whose label is the teacher's.
+    parts : dict
+        Numbers for the curves.
+    """
+
+    labels: Tensor
+    certainty: Tensor
+    guessed: Tensor
+    parts: dict[str, Tensor | float]
+
+
 class DynamicThreshold:
     """tau_c: how confident a superpixel of class c must be, following how confident the teacher is.
 
@@ -107,29 +128,32 @@ class DynamicThreshold:
 
 
 class MeanCertainty:
-    """How certain the pseudo-labels of each class are on average.
+    """How certain guesses of each class are on average.
 
-    Small classes are the less certain ones, so weights by certainty take share from them, and what a student finds too
-    small its teacher teaches it. Weights over their class's mean leave every class its share.
+    Guesses of small classes are less certain. So weights by certainty would take share from them, the student would
+    find too little, and so would its teacher in turn. Weights over their class's mean leave every class its share.
     """
+
+    most = 4.0
+    """How often a guess counts at most: where hardly anything of a class is certain, it should weigh little."""
 
     def __init__(self, n_classes: int):
         self.total = torch.zeros(n_classes, dtype=torch.float64)
         self.voxels = torch.zeros(n_classes, dtype=torch.float64)
 
-    def update(self, labels: Tensor, certainty: Tensor, momentum: float) -> None:
-        """Follow a batch's pseudo-labels and their certainty, both ``(B, *spatial)``."""
-        labels, n_classes = labels.reshape(-1).long(), len(self.total)
-        total = torch.zeros(n_classes, dtype=torch.float64, device=labels.device)
-        total.index_add_(0, labels, certainty.reshape(-1).double())
-        voxels = torch.bincount(labels, minlength=n_classes)
-        self.total = momentum * self.total + (1 - momentum) * total.cpu()
+    def update(self, guesses: PseudoLabels, momentum: float) -> None:
+        """Follow the guesses of a batch."""
+        labels, certainty = guesses.labels[guesses.guessed].long(), guesses.certainty[guesses.guessed].double()
+        total = torch.zeros(len(self.total), dtype=torch.float64, device=labels.device)
+        voxels = torch.bincount(labels, minlength=len(total))
+        self.total = momentum * self.total + (1 - momentum) * total.index_add_(0, labels, certainty).cpu()
         self.voxels = momentum * self.voxels + (1 - momentum) * voxels.cpu()
 
-    def relative(self, labels: Tensor, certainty: Tensor) -> Tensor:
-        """Certainty over the mean of its class, ``(B, *spatial)``."""
-        scale = torch.where(self.total > 0, self.voxels / self.total.clamp_min(1e-12), 1.0)
-        return certainty * scale.to(certainty)[labels.long()]
+    def relative(self, guesses: PseudoLabels) -> Tensor:
+        """Certainty, that of guesses over the mean of their class; ``(B, *spatial)``."""
+        scale = torch.where(self.total > 0, self.voxels / self.total.clamp_min(1e-12), 1.0).clamp_max(self.most)
+        certainty = guesses.certainty
+        return torch.where(guesses.guessed, certainty * scale.to(certainty)[guesses.labels.long()], certainty)
 
 
 class SP3(Method):
@@ -189,22 +213,22 @@ class SP3(Method):
             logits = step.student(step.strong(step.labeled.image))
             return self.annotated_losses(logits, step.labeled)
         batch = step.all
-        pseudo_labels, certainty, parts = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
+        pseudo_labels = self.pseudo_labels(softmax(step.teacher(batch.image)), batch, step)
         logits = step.student(step.strong(batch.image))
         annotated = self.annotated_losses(step.split(logits)[0], step.labeled)
         pseudo = (
-            weighted_cross_entropy(logits, pseudo_labels, self.balanced(certainty, pseudo_labels, step)).value
-            + weighted_dice(softmax(logits), pseudo_labels, certainty).value
+            weighted_cross_entropy(logits, pseudo_labels.labels, self.balanced(pseudo_labels, step)).value
+            + weighted_dice(softmax(logits), pseudo_labels.labels, pseudo_labels.certainty).value
         )
-        return annotated.plus(weight * pseudo, {"pseudo": pseudo, **parts})
+        return annotated.plus(weight * pseudo, {"pseudo": pseudo, **pseudo_labels.parts})
 
-    def balanced(self, certainty: Tensor, pseudo_labels: Tensor, step: Step) -> Tensor:
+    def balanced(self, pseudo_labels: PseudoLabels, step: Step) -> Tensor:
         """Weights of the cross-entropy on pseudo-labels, ``(B, *spatial)``."""
         if self.options.pseudo_balance is None:
-            self.mean_certainty.update(pseudo_labels, certainty, self._momentum(step.iterations))
-            return self.mean_certainty.relative(pseudo_labels, certainty)
+            self.mean_certainty.update(pseudo_labels, self._momentum(step.iterations))
+            return self.mean_certainty.relative(pseudo_labels)
         balance = self.options.pseudo_balance if self.learns_from_strokes else 0.0
-        return class_balanced(certainty, pseudo_labels, self.plan.n_classes, balance)
+        return class_balanced(pseudo_labels.certainty, pseudo_labels.labels, self.plan.n_classes, balance)
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """L_scr + l_e L_exp."""
@@ -225,26 +249,16 @@ class SP3(Method):
         return batch.expanded.masked_fill(batch.expanded == BEYOND, beyond)
 
     @torch.no_grad()
-    def pseudo_labels(
-        self, teacher: Tensor, batch: Batch, step: Step
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor | float]]:
+    def pseudo_labels(self, teacher: Tensor, batch: Batch, step: Step) -> PseudoLabels:
         """Refined pseudo-labels and their weights.
 
-        In order of priority: scribble, expanded scribble, the class of a beneficial superpixel, the teacher's own.
+        In order of priority: scribble, expanded scribble, the class of a beneficial superpixel, the teacher's own,
+        the teacher's probabilities being aligned before.
 
         Parameters
         ----------
         teacher : torch.Tensor
             ``(B, C, *spatial)`` probabilities.
-
-        Returns
-        -------
-        labels : torch.Tensor
-            ``(B, *spatial)`` uint8.
-        certainty : torch.Tensor
-            ``(B, *spatial)`` float32: 1 - u_s, and 1 on annotated and expanded voxels.
-        parts : dict
-            Numbers for the curves.
         """
         teacher, superpixels = self.aligned(teacher, batch)
         expanded = self.expanded(batch)
@@ -282,18 +296,22 @@ class SP3(Method):
         labels = torch.where(known, expanded, labels)
         labels = torch.where(batch.annotation != IGNORE, batch.annotation, labels)
         certainty = torch.where(known, torch.ones_like(certainty), certainty)
-        return labels, certainty, parts
+        guessed = ~known & ~doubtful & (superpixels.of_voxel >= 0)
+        return PseudoLabels(labels, certainty, guessed, parts)
 
     def aligned(self, teacher: Tensor, batch: Batch) -> tuple[Tensor, Superpixels]:
-        """The teacher's probabilities, changed where a scan has too little or too much of a class; and superpixels'."""
+        """The teacher's probabilities and superpixels, where a scan has unusually much or little of an object changed.
+
+        Objects are the classes that are one piece, as an organ is: of others, a scan may hold none.
+        """
         superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
         if not self.options.align_volumes:
             return teacher, superpixels
         self.volumes.update(batch, superpixels.of_voxel, superpixels.label)
-        odds = self.volumes.odds(batch.cases)
-        if odds is None:
+        factors = self.volumes.factors(batch.cases, self.one_piece)
+        if factors is None:
             return teacher, superpixels
-        changed = teacher * odds.to(teacher).view(*odds.shape, *[1] * (teacher.ndim - 2))
+        changed = teacher * factors.to(teacher).view(*factors.shape, *[1] * (teacher.ndim - 2))
         changed = changed / changed.sum(dim=1, keepdim=True)
         return changed, Superpixels(*superpixel_mean(changed, batch.superpixels)[:2])
 
@@ -311,10 +329,10 @@ class SP3(Method):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.threshold.tau = torch.tensor(state["tau"], dtype=torch.float64)
-        if "volumes" in state:  # a version before had neither
-            total, voxels = (torch.tensor(each, dtype=torch.float64) for each in state["certainty"])
-            self.mean_certainty.total, self.mean_certainty.voxels = total, voxels
-            self.volumes.load_state(state["volumes"])
+        nothing = [0.0] * self.plan.n_classes  # of a version that knew thresholds only
+        total, voxels = (torch.tensor(each, dtype=torch.float64) for each in state.get("certainty", [nothing] * 2))
+        self.mean_certainty.total, self.mean_certainty.voxels = total, voxels
+        self.volumes.load_state(state.get("volumes", {}))
 
 
 def largest_components(labels: Tensor, classes: Iterable[int]) -> tuple[Tensor, Tensor]:
