@@ -200,25 +200,26 @@ def test_the_state_of_a_version_that_knew_thresholds_only_is_enough():
     assert method.threshold.tau.tolist() == [0.6, 0.7]
 
 
-def guesses(labels, certainty, guessed=None):
+def pseudo_labels_of(labels, certainty, counted=None):
     labels, certainty = torch.as_tensor(labels).to(torch.uint8), torch.as_tensor(certainty)
-    guessed = torch.ones_like(labels, dtype=torch.bool) if guessed is None else torch.as_tensor(guessed)
-    return PseudoLabels(labels, certainty, guessed, {})
+    counted = torch.ones_like(labels, dtype=torch.bool) if counted is None else counted
+    return PseudoLabels(labels, certainty, counted, {})
 
 
 @settings(max_examples=25, deadline=None)
 @given(SEEDS, CLASSES)
-def test_weights_by_certainty_leave_every_class_its_share_of_the_guesses(seed, n_classes):
+def test_weights_by_certainty_leave_every_class_its_share(seed, n_classes):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(n_classes, (2, 8, 8), generator=generator)
     certainty = (0.5 + 0.5 * torch.rand(2, 8, 8, generator=generator)) / (1 + labels / 2)
-    guessed = torch.rand(2, 8, 8, generator=generator) < 0.7
-    mean, found = MeanCertainty(n_classes), guesses(labels, certainty, guessed)
+    counted = torch.rand(2, 8, 8, generator=generator) < 0.7
+    certainty[~counted] = 0
+    mean, found = MeanCertainty(n_classes), pseudo_labels_of(labels, certainty, counted)
     mean.update(found, 0.0)
     weights = mean.relative(found)
-    assert torch.equal(weights[~guessed], certainty[~guessed])
+    assert not weights[~counted].any()
     for label in range(n_classes):
-        chosen = guessed & (labels == label)
+        chosen = counted & (labels == label)
         assert weights[chosen].sum().item() == pytest.approx(int(chosen.sum()), rel=1e-4)
         ratio = weights[chosen] / certainty[chosen]
         assert ratio.max() - ratio.min() < 1e-4 * ratio.max()
@@ -227,20 +228,20 @@ def test_weights_by_certainty_leave_every_class_its_share_of_the_guesses(seed, n
 def test_mean_certainty_follows_batches():
     mean = MeanCertainty(3)
     for labels, certainty in (([0, 0, 1], [1.0, 1.0, 0.5]), ([0, 1, 1], [0.5, 0.25, 0.25])):
-        mean.update(guesses([labels], [certainty]), 0.5)
+        mean.update(pseudo_labels_of([labels], [certainty]), 0.5)
     assert mean.total.tolist() == [0.5 * 1 + 0.5 * 0.5, 0.5 * 0.25 + 0.5 * 0.5, 0]
     assert mean.voxels.tolist() == [0.5 * 1 + 0.5 * 1, 0.5 * 0.5 + 0.5 * 2, 0]
-    weights = mean.relative(guesses([[0, 1, 2]], [[0.75, 0.3, 0.0]]))
+    weights = mean.relative(pseudo_labels_of([[0, 1, 2]], [[0.75, 0.3, 0.0]]))
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.3 * 1.25 / 0.375, 0.0]]))
 
 
-def test_a_guess_of_a_class_that_is_hardly_ever_certain_counts_four_times_at_most():
-    mean, found = MeanCertainty(2), guesses([[0] * 5 + [1] * 5], [[1.0] * 5 + [0.0] * 4 + [0.01]])
+def test_labels_of_a_class_that_is_hardly_ever_certain_count_four_times_at_most():
+    mean, found = MeanCertainty(2), pseudo_labels_of([[0] * 5 + [1] * 5], [[1.0] * 5 + [0.0] * 4 + [0.01]])
     mean.update(found, 0.0)
     assert mean.relative(found)[0, -1].item() == pytest.approx(0.04)
 
 
-def test_only_guesses_within_the_image_have_a_mean_certainty():
+def test_what_lies_outside_the_image_or_may_be_another_piece_has_no_part_in_the_mean_certainty():
     bench = make_bench("sp3", scribbled=True, one_piece=(1,))
     batch = bench.step.all
     outside = batch.superpixels.clone()
@@ -250,13 +251,12 @@ def test_only_guesses_within_the_image_have_a_mean_certainty():
     p = torch.stack([1 - foreground, foreground], dim=1)
     found = refine(bench, p, dataclasses.replace(batch, superpixels=outside), refinement=False)
     known = batch.expanded != IGNORE
-    assert not found.guessed[:, :2].any()
-    assert not found.guessed[:, 2, 0, 0].any()
-    assert not found.guessed[known].any()
-    assert found.guessed[:, 3:][~known[:, 3:]].all()
+    assert not found.counted[:, :2].any()
+    assert torch.equal(found.counted[:, 2, 0, 0], known[:, 2, 0, 0])
+    assert found.counted[:, 3:].all()
 
 
-def test_the_cross_entropy_on_guesses_is_weighed_over_the_mean_of_classes_and_dice_is_not():
+def test_certainty_is_over_its_class_s_mean_in_the_cross_entropy_and_not_in_dice():
     bench = make_bench("sp3", scribbled=True)
     batch = bench.step.all
     found = refine(bench, torch.softmax(bench.teacher(batch.image), dim=1), batch)

@@ -81,15 +81,15 @@ class PseudoLabels(NamedTuple):
         ``(B, *spatial)`` uint8.
     certainty : torch.Tensor
         ``(B, *spatial)`` float32: 1 - u_s, and 1 on annotated and expanded voxels.
-    guessed : torch.Tensor
-        ``(B, *spatial)`` bool: voxels of the image whose label is the teacher's.
+    counted : torch.Tensor
+        ``(B, *spatial)`` bool: voxels of the image whose label isn't doubtful for other reasons than uncertainty.
     parts : dict
         Numbers for the curves.
     """
 
     labels: Tensor
     certainty: Tensor
-    guessed: Tensor
+    counted: Tensor
     parts: dict[str, Tensor | float]
 
 
@@ -128,32 +128,31 @@ class DynamicThreshold:
 
 
 class MeanCertainty:
-    """How certain guesses of each class are on average.
+    """How certain pseudo-labels of each class are on average.
 
-    Guesses of small classes are less certain. So weights by certainty would take share from them, the student would
-    find too little, and so would its teacher in turn. Weights over their class's mean leave every class its share.
+    Those of small classes are less certain. So weights by certainty would take share from them, the student would find
+    too little, and so would its teacher in turn. Weights over their class's mean leave every class its share.
     """
 
     most = 4.0
-    """How often a guess counts at most: where hardly anything of a class is certain, it should weigh little."""
+    """How much a label weighs at most: where hardly anything of a class is certain, all of it should weigh little."""
 
     def __init__(self, n_classes: int):
         self.total = torch.zeros(n_classes, dtype=torch.float64)
         self.voxels = torch.zeros(n_classes, dtype=torch.float64)
 
-    def update(self, guesses: PseudoLabels, momentum: float) -> None:
-        """Follow the guesses of a batch."""
-        labels, certainty = guesses.labels[guesses.guessed].long(), guesses.certainty[guesses.guessed].double()
+    def update(self, found: PseudoLabels, momentum: float) -> None:
+        """Follow the pseudo-labels of a batch."""
+        labels, certainty = found.labels[found.counted].long(), found.certainty[found.counted].double()
         total = torch.zeros(len(self.total), dtype=torch.float64, device=labels.device)
         voxels = torch.bincount(labels, minlength=len(total))
         self.total = momentum * self.total + (1 - momentum) * total.index_add_(0, labels, certainty).cpu()
         self.voxels = momentum * self.voxels + (1 - momentum) * voxels.cpu()
 
-    def relative(self, guesses: PseudoLabels) -> Tensor:
-        """Certainty, that of guesses over the mean of their class; ``(B, *spatial)``."""
+    def relative(self, found: PseudoLabels) -> Tensor:
+        """Certainty over the mean of its class, ``(B, *spatial)``."""
         scale = torch.where(self.total > 0, self.voxels / self.total.clamp_min(1e-12), 1.0).clamp_max(self.most)
-        certainty = guesses.certainty
-        return torch.where(guesses.guessed, certainty * scale.to(certainty)[guesses.labels.long()], certainty)
+        return found.certainty * scale.to(found.certainty)[found.labels.long()]
 
 
 class SP3(Method):
@@ -296,8 +295,8 @@ class SP3(Method):
         labels = torch.where(known, expanded, labels)
         labels = torch.where(batch.annotation != IGNORE, batch.annotation, labels)
         certainty = torch.where(known, torch.ones_like(certainty), certainty)
-        guessed = ~known & ~doubtful & (superpixels.of_voxel >= 0)
-        return PseudoLabels(labels, certainty, guessed, parts)
+        counted = (known | ~doubtful) & (superpixels.of_voxel >= 0)
+        return PseudoLabels(labels, certainty, counted, parts)
 
     def aligned(self, teacher: Tensor, batch: Batch) -> tuple[Tensor, Superpixels]:
         """The teacher's probabilities and superpixels, where a scan has unusually much or little of an object changed.
