@@ -34,8 +34,8 @@ class SP3Settings(Settings):
     )
     align_volumes: bool = setting(
         True,
-        "Where the teacher finds unusually little of an object in a scan, or much, after what annotated scans hold, it "
-        "looks for more, or less",
+        "After strokes, where the teacher finds unusually little of an object in a scan, or much, going by at least "
+        "three annotated scans, it looks for more, or less",
     )
     pseudo_weight: float | None = setting(
         None,

@@ -388,8 +388,8 @@ def test_the_loss_has_the_pseudo_labels_at_their_weight(learns_from_strokes, wei
 
 def test_after_dense_labels_the_losses_are_those_without_balance():
     def losses(is_balanced: bool, learns_from_strokes: bool):
-        changes = ("sp3.pseudo_weight=1", *(() if is_balanced else ("sp3.class_balance=0",)))
-        bench = make_bench("sp3", *changes, scribbled=True)
+        balance = () if is_balanced else ("sp3.class_balance=0", "sp3.pseudo_balance=0", "sp3.align_volumes=false")
+        bench = make_bench("sp3", "sp3.pseudo_weight=1", *balance, scribbled=True)
         bench.method.learns_from_strokes = learns_from_strokes
         return bench.losses().total
 
@@ -456,15 +456,19 @@ def test_every_part_can_be_switched(change):
 @pytest.mark.parametrize("refinement", [True, False])
 @pytest.mark.parametrize("is_aligned", [True, False])
 @pytest.mark.parametrize("one_piece", [(1,), ()])
-def test_more_is_found_in_scans_with_unusually_little_of_an_object(is_aligned, refinement, one_piece):
+@pytest.mark.parametrize("learns_from_strokes", [True, False])
+def test_more_is_found_in_scans_with_unusually_little_of_an_object(
+    is_aligned, refinement, one_piece, learns_from_strokes
+):
     changes = (f"sp3.align_volumes={is_aligned}", f"sp3.refinement={refinement}")
     bench = make_bench("sp3", *changes, scribbled=True, one_piece=one_piece, batch=3)
+    bench.method.learns_from_strokes = learns_from_strokes
     batch = bench.step.all
     foreground = torch.tensor([0.9] * 5 + [0.3]).view(6, 1, 1, 1).expand(6, 6, 6, 6)
     labels, certainty, *_ = bench.method.pseudo_labels(
         torch.stack([1 - foreground, foreground], dim=1), batch, bench.step
     )
-    changed = is_aligned and bool(one_piece)
+    changed = is_aligned and learns_from_strokes and bool(one_piece)
     assert (labels[4] == 1).all()
     assert (labels[5] == int(changed)).all()  # 3:7 becomes 12:7
     p = torch.tensor([7 / 19, 12 / 19] if changed else [0.7, 0.3])

@@ -162,7 +162,7 @@ class SP3(Method):
     expanded scribbles are mostly background, so there their cross-entropy balances the classes a little. Pseudo-labels
     should neither grow nor shrink an object from teacher to student to teacher: their certainty takes nothing from a
     class's share (`MeanCertainty`), and annotated scans tell how much of a class other scans should have
-    (`ClassVolumes`). After dense labels pseudo-labels weigh less.
+    (`ClassVolumes`). After dense labels, which teach better than pseudo-labels do, these just weigh less.
     """
 
     name = "sp3"
@@ -223,11 +223,13 @@ class SP3(Method):
 
     def balanced(self, pseudo_labels: PseudoLabels, step: Step) -> Tensor:
         """Weights of the cross-entropy on pseudo-labels, ``(B, *spatial)``."""
+        if not self.learns_from_strokes:
+            return pseudo_labels.certainty
         if self.options.pseudo_balance is None:
             self.mean_certainty.update(pseudo_labels, self._momentum(step.iterations))
             return self.mean_certainty.relative(pseudo_labels)
-        balance = self.options.pseudo_balance if self.learns_from_strokes else 0.0
-        return class_balanced(pseudo_labels.certainty, pseudo_labels.labels, self.plan.n_classes, balance)
+        balance, n_classes = self.options.pseudo_balance, self.plan.n_classes
+        return class_balanced(pseudo_labels.certainty, pseudo_labels.labels, n_classes, balance)
 
     def annotated_losses(self, logits: Tensor, batch: Batch) -> Losses:
         """L_scr + l_e L_exp."""
@@ -304,7 +306,7 @@ class SP3(Method):
         Objects are the classes that are one piece, as an organ is: of others, a scan may hold none.
         """
         superpixels = Superpixels(*superpixel_mean(teacher, batch.superpixels)[:2])
-        if not self.options.align_volumes:
+        if not (self.options.align_volumes and self.learns_from_strokes):
             return teacher, superpixels
         self.volumes.update(batch, superpixels.of_voxel, superpixels.label)
         factors = self.volumes.factors(batch.cases, self.one_piece)
